@@ -1,0 +1,187 @@
+"""Sets of images: bundled samples, CIFAR-10 and folders of pictures, all as float32 pixels in [0, 1].
+
+    images = load_images("cifar10-samples")                          # 20 original CIFAR-10 test images, no network needed
+    images = load_images("imagenet-samples", size=224)               # 20 ImageNet validation images
+    images = load_images("cifar10", split="test", n=400, seed=0)     # torchvision's CIFAR-10
+    images = load_images("folder:PATH", size=32)                     # any folder of pictures; sub-folders are classes
+"""
+import hashlib
+import importlib.util
+import math
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision import datasets
+from torchvision.models import ResNet50_Weights
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as transforms
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their labels.
+
+    Attributes:
+        images: (B, 3, H, W) float32 in [0, 1].
+        labels: (B,) int64, an index into `class_names`; -1 where the class is unknown.
+        class_names: names of the classes, possibly empty.
+        name: where the images come from.
+    """
+    images: torch.Tensor
+    labels: torch.Tensor
+    class_names: tuple[str, ...]
+    name: str
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        """The subset at `index` (an integer, a slice, a list or a tensor of indices or booleans)."""
+        if isinstance(index, int):
+            index = [index]
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    @property
+    def sha256(self):
+        """Hash of the 8-bit pixels and the labels, to name exactly these images in a record."""
+        pixels = (self.images * 255).round().to(torch.uint8).contiguous().numpy()
+        return hashlib.sha256(pixels.tobytes() + self.labels.numpy().tobytes()).hexdigest()
+
+
+def load_images(source, *, split=None, n=None, seed=0, size=None, root=None):
+    """Load a set of images, in a fixed order.
+
+    Args:
+        source: "cifar10-samples", "imagenet-samples", "cifar10" or "folder:PATH".
+        split: "train" or "test" (the default) of "cifar10"; of a folder, the name of a sub-folder that holds the
+            classes. The samples have no splits.
+        n: number of images to keep, as equally many of each class as there are; None keeps all.
+        seed: seed of that choice.
+        size: side in pixels. Larger or smaller pictures are resized so that their shortest side has this length
+            (bilinear, antialiased) and cropped at the centre. None keeps the pictures' own size, or 224 for
+            "imagenet-samples".
+        root: for "cifar10", the directory that holds or receives `cifar-10-batches-py`
+            (default: the environment variable METALIB_DATA, or `~/.cache/metalib`).
+
+    Returns:
+        ImageSet
+
+    Raises:
+        ValueError: unknown source or split, an image that cannot be read, images of different sizes without `size`,
+            or more images asked for than there are.
+        FileNotFoundError: a folder that does not exist, or CIFAR-10 that is neither there nor can be downloaded.
+
+    Example:
+        >>> images = load_images("cifar10-samples", n=10)
+        >>> images.images.shape, images.class_names[images.labels[0]]
+        (torch.Size([10, 3, 32, 32]), 'airplane')
+    """
+    if source in ("cifar10-samples", "imagenet-samples"):
+        if split is not None:
+            raise ValueError(f"{source!r} has no splits; leave `split` out")
+        images = _samples(source.removesuffix("-samples"), size or (224 if source.startswith("imagenet") else 32))
+    elif source == "cifar10":
+        images = _cifar10(split or "test", size, root)
+    elif source.startswith("folder:"):
+        images = _folder(Path(source.removeprefix("folder:")).expanduser(), split, size)
+    else:
+        raise ValueError(f"unknown images {source!r}; choose 'cifar10-samples', 'imagenet-samples', 'cifar10' or 'folder:PATH'")
+    return images if n is None else images[stratified(images.labels, n, seed)]
+
+
+def pixels(images):
+    """The tensor (B, 3, H, W) of an ImageSet, or the tensor itself."""
+    return images.images if isinstance(images, ImageSet) else torch.as_tensor(images)
+
+
+def stratified(labels, n, seed=0):
+    """Indices (n,) of a random subset with equally many images of each class, as far as n allows, in ascending order.
+
+    Raises:
+        ValueError: n is not between 1 and the number of labels.
+    """
+    if not 1 <= n <= len(labels):
+        raise ValueError(f"cannot choose n={n} of {len(labels)} images")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    turn = torch.empty_like(order)  # the how-manieth image of its own class, in the shuffled order
+    for label in labels.unique():
+        of_class = (labels[order] == label).nonzero().flatten()
+        turn[of_class] = torch.arange(len(of_class))
+    return order[turn.argsort(stable=True)[:n]].sort().values
+
+
+def read_image(path, size=None):
+    """One picture file as float32 (3, H, W) in [0, 1]; with `size`, shortest side resized and centre-cropped."""
+    try:
+        with Image.open(path) as file:
+            pixels = transforms.pil_to_tensor(file.convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"cannot read the image {path}: {error}; remove or replace the file") from error
+    return _fit(pixels.float() / 255, size)
+
+
+def _fit(image, size):
+    if size is None or image.shape[-2:] == (size, size):
+        return image
+    scale = size / min(image.shape[-2:])
+    sides = [max(size, math.floor(side * scale + 0.5)) for side in image.shape[-2:]]
+    image = transforms.resize(image, sides, InterpolationMode.BILINEAR, antialias=True)
+    return transforms.center_crop(image, [size, size]).clamp(0, 1)
+
+
+def _read_all(paths, size):
+    images = [read_image(path, size) for path in paths]
+    shapes = sorted({tuple(image.shape[1:]) for image in images})
+    if len(shapes) > 1:
+        raise ValueError(f"the images have different sizes, such as {shapes[0]} and {shapes[-1]}; pass `size`")
+    return torch.stack(images)
+
+
+def _samples(dataset, size):
+    """The images that the package foolbox ships, `<dataset>_<number>_<label>.<ending>`; foolbox itself is not imported."""
+    folder = Path(importlib.util.find_spec("foolbox").origin).parent / "data"
+    paths = sorted(folder.glob(f"{dataset}_??_*.*"))
+    if not paths:
+        raise FileNotFoundError(f"foolbox is installed without its sample images ({folder}); reinstall foolbox==3.3.4")
+    labels = torch.tensor([int(re.fullmatch(r".*_(\d+)", path.stem)[1]) for path in paths])
+    class_names = CIFAR10_CLASSES if dataset == "cifar10" else tuple(ResNet50_Weights.DEFAULT.meta["categories"])
+    return ImageSet(_read_all(paths, size), labels, class_names, f"{dataset}-samples")
+
+
+def _cifar10(split, size, root):
+    if split not in ("train", "test"):
+        raise ValueError(f"'cifar10' has the splits 'train' and 'test', not {split!r}")
+    root = Path(root or os.environ.get("METALIB_DATA") or Path.home() / ".cache" / "metalib").expanduser()
+    try:
+        files = datasets.CIFAR10(root, train=split == "train", download=not (root / "cifar-10-batches-py").is_dir())
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"CIFAR-10 is not complete in {root} and could not be downloaded ({error}). Get cifar-10-python.tar.gz from "
+            f"https://www.cs.toronto.edu/~kriz/cifar.html, unpack it so that {root / 'cifar-10-batches-py'} exists, "
+            "or name the directory that holds it with root=... or the environment variable METALIB_DATA. "
+            "Without a network, load_images('cifar10-samples') has 20 of its images.") from error
+    images = torch.from_numpy(files.data).permute(0, 3, 1, 2).contiguous().float() / 255
+    return ImageSet(_fit(images, size), torch.tensor(files.targets), CIFAR10_CLASSES, f"cifar10-{split}")
+
+
+def _folder(folder, split, size):
+    """All pictures below `folder/split`, classes first in alphabetical order, then file names in natural order."""
+    folder = folder / split if split else folder
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in PICTURES]
+    if not paths:
+        raise ValueError(f"{folder} holds no pictures ({', '.join(sorted(PICTURES))})")
+    class_of = {path: path.relative_to(folder).parts[0] if path.parent != folder else "" for path in paths}
+    class_names = tuple(sorted(set(class_of.values()) - {""}))
+    paths.sort(key=lambda path: (class_of[path], [int(part) if part.isdigit() else part
+                                                  for part in re.split(r"(\d+)", str(path.relative_to(folder)))]))
+    labels = torch.tensor([class_names.index(class_of[path]) if class_of[path] else -1 for path in paths])
+    return ImageSet(_read_all(paths, size), labels, class_names, f"folder:{folder.name if not split else folder.parent.name}")

@@ -1,0 +1,81 @@
+"""Figures: functions that take data and an Axes, draw, and return the Axes. Nothing else in metalib draws."""
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+from metalib.nulls import NullDistribution
+
+COLUMN = 9.0  # width of the book's column, in inches at the book's resolution
+LABELS = {"pearson": "Pearson correlation", "spearman": "Spearman correlation", "snr_db": "signal-to-noise ratio (dB)"}
+
+
+def use_style():
+    """One look for all figures: colour-blind safe, light, readable at the width of the book's column."""
+    sns.set_theme(style="ticks", palette="colorblind", rc={
+        "figure.dpi": 100, "savefig.bbox": "tight", "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11,
+        "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "image.interpolation": "nearest"})
+
+
+def montage(images, rows, columns=(), *, gap=2, ax=None):
+    """A grid of pictures, enlarged without smoothing.
+
+    Args:
+        images: (R, C, 3, H, W) in [0, 1].
+        rows, columns: labels of the R rows and, above, of the C columns (or none).
+        gap: white pixels between pictures.
+    """
+    ax = ax or plt.gca()
+    count_rows, count_columns, _, height, width = images.shape
+    canvas = np.ones((count_rows * (height + gap) - gap, count_columns * (width + gap) - gap, 3))
+    for row in range(count_rows):
+        for column in range(count_columns):
+            top, left = row * (height + gap), column * (width + gap)
+            canvas[top:top + height, left:left + width] = np.moveaxis(np.asarray(images[row, column]), 0, -1)
+    ax.imshow(canvas)
+    ax.set_yticks([row * (height + gap) + height / 2 for row in range(count_rows)], rows)
+    ax.set_xticks([column * (width + gap) + width / 2 for column in range(len(columns))], columns)
+    ax.tick_params(length=0, labeltop=True, labelbottom=False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
+
+
+def null_and_metamers(null: NullDistribution, metric, values, *, ax=None):
+    """Histogram of a null distribution, its maximum, its upper 1e-4 quantile, and the values of metamers as ticks."""
+    ax = ax or plt.gca()
+    grey, blue, orange = "0.7", *sns.color_palette("colorblind", 2)
+    sample = [null.quantile(q)[metric] for q in np.linspace(0, 1, 2001)]
+    ax.hist(sample, bins=60, color=grey, density=True, label="random pairs")
+    ax.axvline(null.quantile(1 - 1e-4)[metric], color=blue, linestyle=":", label="1 pair in 10,000")
+    ax.axvline(null.maximum[metric], color=blue, label="largest of all pairs")
+    ax.plot(values, np.full(len(values), 0.06), "|", color=orange, markersize=14, markeredgewidth=1.5, alpha=0.8,
+            transform=ax.get_xaxis_transform(), label="metamers")
+    ax.set(xlabel=LABELS[metric], yticks=[])
+    ax.spines["left"].set_visible(False)
+    return ax
+
+
+def share_passed(table, by, *, limit, ax=None):
+    """Share of images that have passed the criterion, against gradient evaluations.
+
+    Args:
+        table: rows as of `judge` of runs with `stop`, one per image and method; images that never passed count in the share.
+        by: the column that tells methods apart.
+        limit: the largest number of evaluations that was allowed.
+    """
+    ax = ax or plt.gca()
+    for method, rows in table.groupby(by, sort=False):
+        passed = np.sort(rows.loc[rows["passed"], "evaluations"].to_numpy())
+        steps = np.concatenate([[0], passed, [limit]])
+        share = np.concatenate([[0], np.arange(1, len(passed) + 1), [len(passed)]]) / len(rows)
+        ax.step(steps, share, where="post", label=method, linewidth=2)
+    ax.set(xlabel="gradient evaluations", ylabel="share of images passed", xlim=(0, limit), ylim=(0, 1.02))
+    return ax
+
+
+def cost_and_distinctness(table, by, *, ax=None):
+    """Evaluations to the criterion against the distance of the result from its reference, one point per image."""
+    ax = ax or plt.gca()
+    sns.scatterplot(table, x="distance", y="evaluations", hue=by, style=by, s=45, alpha=0.8, ax=ax)
+    ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylabel="gradient evaluations to the criterion")
+    return ax

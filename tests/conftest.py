@@ -1,0 +1,42 @@
+"""Shared pieces: the bundled images, a small untrained network, and the larger image set where a machine has it."""
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from metalib import load_images, load_model, wrap_model
+
+CIFAR_ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.zip"
+
+
+def small_network(seed=0):
+    """Two convolutions and a linear layer with random weights; the stage `relu2` ends in a ReLU called as a function."""
+    torch.manual_seed(seed)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(8, 6, 3, padding=1, stride=2)
+
+        def forward(self, x):
+            return torch.relu(self.conv(x))
+
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), Block(), nn.AvgPool2d(4), nn.Flatten(),
+                         nn.Linear(6 * 16, 10))
+
+
+@pytest.fixture
+def small():
+    """A `Model` of that network with the stages conv, relu, block, pooled, logits (as "0", "1", "2", "3", "5")."""
+    return wrap_model(small_network(), stages=["0", "1", "2", "3", "5"], mean=(0.4,) * 3, std=(0.2,) * 3, name="small")
+
+
+@pytest.fixture(scope="session")
+def samples():
+    return load_images("cifar10-samples")
+
+
+@pytest.fixture(scope="session")
+def robust():
+    return load_model("zoo/vgg-robust-0")
