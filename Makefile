@@ -1,10 +1,10 @@
-# make book | test | notebooks | lint | lock | clean: every target prepares .venv by itself.
+# make book | test | notebooks | picture | lint | lock | clean: every target prepares .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 CODE := $(shell find metalib -name '*.py' -o -path '*weights/*')
 export PYTHONHASHSEED := 0
 
-.PHONY: book test unit notebook-test book-check notebooks lint lock clean
+.PHONY: book test unit notebook-test book-check notebooks picture lint lock clean
 
 book: .venv/ready _build/fresh  ## execute the chapters and build the report
 	$(BIN)/jupyter-book build . --warningiserror --keep-going
@@ -26,6 +26,9 @@ book-check: .venv/ready  ## the strict build, from the committed outputs: nothin
 notebooks: .venv/ready  ## execute the chapters in place, to commit their outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.timeout=900 notebooks/*.ipynb
+
+picture: .venv/ready  ## draw the README's picture
+	$(BIN)/python book/picture.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

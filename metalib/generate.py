@@ -139,7 +139,8 @@ def _optimise(members, references, starts, rule, options, steps, stops, check_ev
     device = members[0][0].device
     references, images = references.to(device), starts.to(device)
     with torch.no_grad():
-        targets = [model.unchecked_activations(references, stage) for model, stage in members]
+        targets = [model.unchecked_activations(_filled(references, model.shapes[stage]), stage)[:len(references)]
+                   for model, stage in members]
     count = len(images)
     status = ["interrupted"] * count
     finished = images.clone()
@@ -153,7 +154,8 @@ def _optimise(members, references, starts, rule, options, steps, stops, check_ev
         images = images.requires_grad_()
         losses = []
         for (model, stage), target in zip(members, targets):
-            difference = model.unchecked_activations(images, stage, identity_relu) - target
+            activations = model.unchecked_activations(_filled(images, model.shapes[stage]), stage, identity_relu)
+            difference = activations[:len(images)] - target
             losses.append(torch.linalg.vector_norm(difference, dim=1) / torch.linalg.vector_norm(target, dim=1))
         loss = torch.stack(losses).mean(0)
         gradient, = torch.autograd.grad(loss.sum(), images)
@@ -191,6 +193,20 @@ def _optimise(members, references, starts, rule, options, steps, stops, check_ev
             finished[here] = images.detach()
     return Metamers(_to_8_bits(finished).cpu(), references=None, loss=history.cpu(), evaluations=evaluations.cpu(),
                     status=tuple(status))
+
+
+def _filled(images, shape):
+    """On a CPU, the images with the last one repeated until the kernels are those of any larger batch.
+
+    Kernels are chosen by the size of the batch: convolutions differ for a lone image, strided ones also between even and odd
+    batches, and products with a matrix below six rows. The differences are roundings, but a trajectory through ReLUs amplifies
+    them, and an image's result would depend on how many others are in the batch.
+    """
+    if images.device.type != "cpu":
+        return images
+    count = len(images)
+    missing = max(count + count % 2, 8 if len(shape) == 1 else 2) - count
+    return torch.cat([images, images[-1:].detach().expand(missing, -1, -1, -1)]) if missing else images
 
 
 def _not_begun(starts, steps):

@@ -37,7 +37,7 @@ def load(name):
     weights = safetensors.torch.load(content)
     network.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
     return wrap_model(network, stages=STAGES, mean=MEAN, std=STD, input_size=32, class_names=CIFAR10_CLASSES,
-                      name=f"zoo/{name}", card=card)
+                      name=f"zoo/{name}", card=card, channels_last=True)
 
 
 def null_path(name):

@@ -1,0 +1,224 @@
+"""The loop and its parts: parity with the published formulas and torch's optimisers, the two laws, failures as values."""
+import math
+
+import pytest
+import torch
+from conftest import small_network
+
+from metalib import generate, judge, null_distribution, optimizers, starts, wrap_model
+from metalib.optimizers import OPTIMIZERS
+
+
+def transcribed(pre_relu, x, reference, steps, halve_every):
+    """The published procedure, from its formulas. `pre_relu` gives what enters the ReLU that ends the stage, (B, D)."""
+    target = pre_relu(reference).relu().detach()
+    losses, images = [], []
+    for step in range(steps):
+        x = x.clone().requires_grad_()
+        before = pre_relu(x)
+        activation = before + (before.relu() - before).detach()  # the value of the ReLU, the gradient of the identity
+        loss = torch.stack([(a - t).norm() / t.norm() for a, t in zip(activation, target)])
+        gradients, = torch.autograd.grad(loss.sum(), x)
+        size = 1.0 * math.sqrt(x[0].numel() / (224 * 224 * 3)) / 2 ** (step // halve_every)
+        x = torch.stack([(image - size * g / (g.norm() + 1e-10)).clamp(0, 1) for image, g in zip(x, gradients)]).detach()
+        losses.append(loss.detach())
+        images.append(x)
+    return torch.stack(losses), images
+
+
+def test_published_procedure_equals_a_transcription_step_by_step(samples):
+    network = small_network()
+    model = wrap_model(network, stages=["2"], mean=(0.4,) * 3, std=(0.2,) * 3)
+    images = samples.images[:4]
+    noise = (0.5 + torch.randn(images.shape, generator=torch.Generator().manual_seed(0)) / 20).clamp(0, 1)
+
+    def pre_relu(x):
+        return network[2].conv(network[0]((x - 0.4) / 0.2).relu()).flatten(1)
+
+    losses, trajectory = transcribed(pre_relu, noise, images, 40, 15)
+    for steps in (1, 2, 14, 15, 16, 31, 40):
+        ours = generate(model, images, "2", optimizer="published", optimizer_options={"block": 15}, start=noise, steps=steps)
+        torch.testing.assert_close(ours.loss, losses[:steps], atol=1e-5, rtol=0)
+        stored = (trajectory[steps - 1] * 255).round() / 255
+        assert (ours.images - stored).abs().max() <= 1 / 255 + 1e-6  # a pixel may round the other way
+        assert (ours.images != stored).float().mean() < 1e-3
+
+
+def test_published_blocks_halve_eight_times_and_scale_with_the_image():
+    x, g = torch.full((1, 3, 32, 32), 0.5), torch.ones(1, 3, 32, 32)
+    lengths = [(optimizers.published(x, g, None, {}, step, 24_000) - x).norm().item() for step in (0, 2999, 3000, 21_000, 23_999)]
+    assert lengths == pytest.approx([1 / 7, 1 / 7, 1 / 14, 1 / 7 / 128, 1 / 7 / 128], rel=1e-3)
+
+
+@pytest.mark.parametrize("rule, options, theirs", [
+    ("adam", {"learning_rate": 0.02}, lambda p: torch.optim.Adam([p], lr=0.02)),
+    ("sgd", {"learning_rate": 0.02, "normalise": False}, lambda p: torch.optim.SGD([p], lr=0.02, momentum=0.9)),
+    ("sgd", {"learning_rate": 0.02, "normalise": False, "nesterov": True},
+     lambda p: torch.optim.SGD([p], lr=0.02, momentum=0.9, nesterov=True))])
+def test_rules_equal_those_of_torch(rule, options, theirs):
+    target = torch.rand(4, 3, 5, 5)
+    parameter = torch.full_like(target, 0.5).requires_grad_()
+    optimizer = theirs(parameter)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30)
+    x, state = parameter.detach().clone(), {}
+    for step in range(30):
+        optimizer.zero_grad()
+        (parameter - target).square().sum().backward()
+        optimizer.step()
+        schedule.step()
+        x = OPTIMIZERS[rule](x, 2 * (x - target), None, state, step, 30, **options)
+        torch.testing.assert_close(x, parameter.detach(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+class TestEveryOptimizer:
+    def test_solves_a_bounded_quadratic(self, rule):
+        target = torch.rand(3, 3, 8, 8) * 1.4 - 0.2  # partly outside the box, where the solution is on its border
+        x, state = torch.full_like(target, 0.5), {}
+        options = {"block": 150} if rule == "published" else {}
+        for step in range(1200):
+            x = OPTIMIZERS[rule](x, x - target, None, state, step, 1200, **options).clamp(0, 1)
+        assert (x - target.clamp(0, 1)).abs().max() < 0.02
+
+    @pytest.mark.parametrize("stage", ["stem", "group3", "logits"])
+    def test_trajectory_is_independent_of_batch(self, rule, stage, samples, robust):
+        together = generate(robust, samples, stage, optimizer=rule, steps=50)
+        for chosen in (slice(7, 8), slice(2, 5)):
+            apart = generate(robust, samples[chosen], stage, optimizer=rule, steps=50)
+            torch.testing.assert_close(apart.loss, together.loss[:, chosen], atol=1e-5, rtol=0)
+            torch.testing.assert_close(apart.images, together.images[chosen], atol=1e-5, rtol=0)
+
+    def test_same_seed_same_images_bit_for_bit(self, rule, samples, small):
+        first, second = (generate(small, samples, "2", optimizer=rule, steps=15, seed=3) for _ in range(2))
+        assert torch.equal(first.images, second.images) and torch.equal(first.loss, second.loss)
+        assert not torch.equal(first.images, generate(small, samples, "2", optimizer=rule, steps=15, seed=4).images)
+
+    def test_images_stay_in_the_box_and_in_8_bits_and_losses_fall(self, rule, samples, small):
+        metamers = generate(small, samples, "2", optimizer=rule, steps=40)
+        assert 0 <= metamers.images.min() and metamers.images.max() <= 1
+        torch.testing.assert_close(metamers.images * 255, (metamers.images * 255).round(), atol=1e-4, rtol=0)
+        assert (metamers.loss[-1] < 0.7 * metamers.loss[0]).all()
+        assert (metamers.evaluations == 40).all() and set(metamers.status) == {"steps"}
+
+
+def test_batches_bound_memory_and_not_results(samples, small):
+    whole = generate(small, samples, "2", steps=10)
+    split = generate(small, samples, "2", steps=10, batch_size=7)
+    assert split.loss.shape == (10, 20)
+    torch.testing.assert_close(split.loss, whole.loss, atol=1e-5, rtol=0)
+
+
+def test_a_broken_image_stops_alone(samples, small):
+    class Cracked(torch.nn.Module):
+        """Not finite for images whose mean exceeds the one of the third start."""
+
+        def __init__(self, limit):
+            super().__init__()
+            self.inner, self.limit = small_network(), limit
+
+        def forward(self, x):
+            return self.inner(x.masked_fill(x.mean((1, 2, 3), keepdim=True) > self.limit, float("nan")))
+
+    images = samples.images[:4]
+    given = starts.start_images("noise", images)
+    given[2] = (given[2] + 0.3).clamp(0, 1)
+    model = wrap_model(Cracked(0.79), stages=["inner.2", "inner.5"])
+    metamers = generate(model, images, "inner.2", start=given, steps=12)
+    assert metamers.status == ("steps", "steps", "non-finite", "steps")
+    assert metamers.evaluations.tolist() == [12, 12, 0, 12]
+    assert metamers.images.isfinite().all()
+    assert torch.equal(metamers.images[2], (given[2] * 255).round() / 255)
+    others = generate(model, images[[0, 1, 3]], "inner.2", start=given[[0, 1, 3]], steps=12)
+    torch.testing.assert_close(metamers.loss[:, [0, 1, 3]], others.loss, atol=1e-5, rtol=0)
+
+
+def test_a_reference_without_activations_is_reported(samples):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(3600, 10))
+    torch.nn.init.constant_(network[0].bias, -100)
+    metamers = generate(wrap_model(network, stages=["1"]), samples, "1", steps=5)
+    assert set(metamers.status) == {"non-finite"} and metamers.evaluations.sum() == 0
+
+
+def test_start_at_the_reference_is_finite(samples, small):
+    metamers = generate(small, samples, "2", start=samples.images, steps=5)
+    assert metamers.loss.isfinite().all() and (metamers.loss[0] == 0).all()
+
+
+@pytest.mark.parametrize("batch_size", [20, 8])
+def test_interrupt_returns_what_is_done(samples, small, monkeypatch, batch_size):
+    calls = []
+
+    def interrupted(images, gradient, loss, state, step, steps):
+        calls.append(step)
+        if len(calls) == 33:
+            raise KeyboardInterrupt
+        return optimizers.sgd(images, gradient, loss, state, step, steps)
+
+    metamers = generate(small, samples, "2", optimizer=interrupted, steps=25 if batch_size < 20 else 40, batch_size=batch_size)
+    assert metamers.interrupted and len(metamers) == 20
+    expected = generate(small, samples, "2", optimizer="sgd", steps=25 if batch_size < 20 else 40, batch_size=batch_size)
+    done = 32 if batch_size == 20 else 7
+    first = slice(0, 20) if batch_size == 20 else slice(8, 16)
+    assert (metamers.evaluations[first] == done).all()
+    torch.testing.assert_close(metamers.loss[:done, first], expected.loss[:done, first])
+    if batch_size < 20:
+        assert torch.equal(metamers.images[:8], expected.images[:8]) and metamers.status[:8] == ("steps",) * 8
+        assert (metamers.evaluations[16:] == 0).all() and metamers.status[16:] == ("interrupted",) * 4
+
+
+def test_images_that_pass_leave_the_batch_unchanged_for_the_others(samples, robust):
+    null = null_distribution(robust, "group3", samples)
+    stopped = generate(robust, samples, "group3", steps=60, stop=null)
+    table = judge(robust, "group3", stopped, null)
+    assert (table["passed"].to_numpy() == [status == "passed" for status in stopped.status]).all()
+    assert len(set(stopped.evaluations.tolist())) > 1  # they did stop by themselves
+    full = generate(robust, samples, "group3", steps=60)
+    for index, count in enumerate(stopped.evaluations.tolist()):
+        torch.testing.assert_close(stopped.loss[:count, index], full.loss[:count, index], atol=1e-4, rtol=0)
+        assert stopped.loss[count:, index].isnan().all()
+
+
+def test_two_models_are_matched_together(samples, small, robust):
+    joint = generate([small, robust], samples, ["2", "group2"], steps=30)
+    single = [generate(model, samples, stage, start=joint.starts, steps=1).loss[0]
+              for model, stage in ((small, "2"), (robust, "group2"))]
+    torch.testing.assert_close(joint.loss[0], (single[0] + single[1]) / 2)
+    assert (joint.loss[-1] < joint.loss[0]).all()
+    assert joint.recipe["models"] == ["small", "zoo/vgg-robust-0"]
+
+
+def test_blend_is_the_stated_mixture_of_reference_and_noise(samples):
+    noise, blend, whole = (starts.start_images(name, samples.images, **options) for name, options in
+                           (("noise", {}), ("blend", {"fraction": 0.3}), ("blend", {"fraction": 1.0})))
+    torch.testing.assert_close(blend, 0.3 * samples.images + 0.7 * noise)
+    assert torch.equal(whole, samples.images)
+    assert noise.mean().item() == pytest.approx(0.5, abs=0.001) and noise.std().item() == pytest.approx(0.05, abs=0.001)
+
+
+def test_perturbations_have_the_distance_asked_for(samples):
+    distance = torch.linspace(0.01, 0.35, 20)
+    images = starts.perturbation(samples.images, distance)
+    torch.testing.assert_close((images - samples.images).flatten(1).square().mean(1).sqrt(), distance, atol=1e-4, rtol=0)
+    assert 0 <= images.min() and images.max() <= 1
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"stage": "6"}, "its stages are 0, 1, 2, 3, 5"), ({"optimizer": "adm"}, "choose one of published, sgd, adam"),
+    ({"start": "nois"}, "choose one of noise, blend"),
+    ({"optimizer_options": {"lr": 1}}, "no option lr; its options are learning_rate"),
+    ({"start_options": {"fraction": 1}}, "no option fraction; its options are mean, std"),
+    ({"start": "blend", "start_options": {"fraction": 2}}, r"must be in \[0, 1\]"), ({"steps": 0}, "at least 1"),
+    ({"start": torch.zeros(1, 3, 32, 32)}, "must have the references' shape"),
+    ({"stage": ["2", "3"]}, "1 models need as many stages")])
+def test_bad_arguments_say_what_is_right(samples, small, change, message):
+    arguments = {"stage": "2", "steps": 1} | change
+    with pytest.raises(ValueError, match=message):
+        generate(small, samples, arguments.pop("stage"), **arguments)
+
+
+def test_the_recipe_is_plain_and_complete(samples, small):
+    import json
+    null = null_distribution(small, "2", samples)
+    recipe = generate(small, samples, "2", start="blend", steps=2, stop=null).recipe
+    assert json.loads(json.dumps(recipe)) == recipe
+    assert recipe["optimizer_options"]["learning_rate"] == 0.01 and recipe["start_options"] == {"fraction": 0.5}

@@ -1,0 +1,145 @@
+"""Null distributions and the criterion: parity with scipy, exact p-values, stated rules for degenerate stages."""
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from metalib import Metamers, judge, load_model, load_null, null_distribution, nulls, zoo
+from metalib.nulls import NullDistribution
+
+
+def test_null_equals_scipy_on_every_pair(small, samples):
+    null = null_distribution(small, "2", samples)
+    activations = small.activations(samples.images, "2").double().numpy()
+    pairs = [(i, j) for i in range(20) for j in range(20) if i != j]
+    expected = {
+        "pearson": [stats.pearsonr(activations[i], activations[j]).statistic for i, j in pairs],
+        "spearman": [stats.spearmanr(activations[i], activations[j]).statistic for i, j in pairs],
+        "snr_db": [20 * np.log10(np.linalg.norm(activations[i]) / np.linalg.norm(activations[i] - activations[j]))
+                   for i, j in pairs]}
+    assert null.pairs == 380
+    for metric, values in expected.items():
+        np.testing.assert_allclose(null.values[metric], sorted(values, reverse=True), atol=1e-4)
+
+
+@pytest.mark.parametrize("pairs", [5, 100, 350])
+def test_drawn_pairs_are_different_images_without_repetition(pairs):
+    first, second = nulls._draw_pairs(20, pairs, seed=1, device="cpu")
+    assert len(first) == pairs == len(set(zip(first.tolist(), second.tolist())))
+    assert (first != second).all() and first.max() < 20 and second.max() < 20
+
+
+def test_every_pair_is_equally_likely():
+    counts = np.zeros((6, 6))
+    for seed in range(3000):
+        for i, j in zip(*nulls._draw_pairs(6, 2, seed=seed, device="cpu")):
+            counts[i, j] += 1
+    off_diagonal = counts[~np.eye(6, dtype=bool)]
+    assert counts.trace() == 0 and stats.chisquare(off_diagonal).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("image", [0.0, 0.5])
+def test_silent_and_duplicated_images(small, samples, image):
+    network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(3072, 10))
+    from metalib import wrap_model
+    model = wrap_model(network, stages=["0"])
+    null = null_distribution(model, "0", torch.stack([torch.full((3, 32, 32), image), *samples.images[:2], samples.images[1]]))
+    assert np.isnan(np.concatenate(list(null.values.values()))).sum() == 0
+    assert null.maximum["pearson"] == pytest.approx(1) and null.maximum["snr_db"] > 60  # the duplicates
+    assert (null.values["pearson"] == 0).sum() == 6  # a constant image correlates with nothing
+    assert (null.values["snr_db"] == 0).sum() == (6 if image == 0 else 0)
+
+
+def uniform_null(values):
+    values = np.sort(np.asarray(values, dtype=np.float32))[::-1]
+    order = np.arange(1, len(values) + 1)
+    return NullDistribution({"pearson": values, "spearman": values, "snr_db": values}, order, len(values), units=100)
+
+
+def test_p_values_count_and_quantiles_equal_numpy():
+    values = np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    null, thin = uniform_null(values), uniform_null(values).thinned(keep=200)
+    asked = np.concatenate([values[:500], [-9, 9, values.max()]]).astype(np.float32)
+    exact = [(1 + (values >= value).sum()) / 5001 for value in asked]
+    np.testing.assert_allclose(null.p_value("pearson", asked), exact)
+    assert null.p_value("pearson", [np.nan]) == 1
+    approximate = thin.p_value("pearson", asked)
+    assert (approximate >= np.array(exact) - 1e-12).all() and np.abs(approximate - exact).max() < 0.01
+    assert len(thin.order) < 510 and thin.p_value("pearson", [values.max()]) == pytest.approx(2 / 5001)
+    for q in (0, 0.1, 0.5, 0.99, 1):
+        assert null.quantile(q)["pearson"] == pytest.approx(np.quantile(values, q), abs=1e-5)
+        assert thin.quantile(q)["pearson"] == pytest.approx(np.quantile(values, q), abs=0.05)
+
+
+def test_false_positive_rate_of_unrelated_images(robust):
+    """Images that have nothing to do with each other get p <= 5 % in 5 % of the cases: the pairs of another draw."""
+    torch.manual_seed(0)
+    images = torch.rand(600, 3, 1, 1) * torch.rand(600, 3, 32, 32)
+    null = null_distribution(robust, "group2", images[:400])
+    table = judge(robust, "group2", Metamers(images[400:500], images[500:]), null)
+    for metric in nulls.METRICS:
+        rejected = (null.p_value(metric, table[metric]) <= 0.05).sum()
+        low, high = stats.binom.interval(0.999, 100, 0.05)
+        assert low <= rejected <= high, metric
+
+
+def test_the_reference_itself_passes_and_others_do_not(robust, samples):
+    for stage in robust.stages:
+        null = load_null(robust, stage)
+        same = judge(robust, stage, Metamers(samples.images, samples.images), null)
+        assert same["passed"].all() and (same["p_value"] <= 2e-6).all() and (same["distance"] == 0).all()
+        others = judge(robust, stage, Metamers(samples.images.roll(1, 0), samples.images), null)
+        assert not others["passed"].any() and (others["p_value"] > 1e-3).mean() > 0.8
+
+
+def test_each_part_of_the_criterion_can_fail_alone(robust, samples):
+    images = samples.images + 0.02 * torch.randn(samples.images.shape, generator=torch.Generator().manual_seed(0))
+    pair = Metamers(images.clamp(0, 1), samples.images)
+    null = load_null(robust, "group1")
+    good = judge(robust, "group1", pair, null)
+    assert good["passed"].sum() >= 19
+    for metric in nulls.METRICS:
+        values = dict(null.values)
+        values[metric] = values[metric] + 1000
+        strict = NullDistribution(values, null.order, null.pairs, null.units)
+        assert not judge(robust, "group1", pair, strict)["passed"].any()
+    ranks_fail = null.values | {"spearman": null.values["spearman"] + 1000}
+    few = NullDistribution(ranks_fail, null.order, null.pairs, units=49)  # below 50 units Spearman does not gate
+    assert judge(robust, "group1", pair, few)["passed"].sum() == good["passed"].sum()
+    mirrored = samples.images[[0]].flip(-1) * 0
+    assert not judge(robust, "stem", Metamers(mirrored, samples.images[[0]]), null)["passed"].any()
+
+
+def test_the_8_bit_image_is_judged(robust, samples):
+    null = load_null(robust, "stem")
+    fine = samples.images + 0.4 / 255 * torch.rand(samples.images.shape, generator=torch.Generator().manual_seed(0))
+    table = judge(robust, "stem", Metamers(fine.clamp(0, 1), samples.images), null)
+    assert (table["distance"] == 0).all() and (table["snr_db"] == np.inf).all()
+
+
+def test_bundled_nulls_are_of_a_million_pairs_and_of_these_weights(tmp_path, monkeypatch, small):
+    for path in zoo.FOLDER.glob("*.json"):
+        model = load_model(f"zoo/{path.stem}")
+        for stage in model.stages:
+            null = load_null(model, stage)
+            assert null.pairs == 1_000_000 and null.order[0] == 1 and null.order[-1] == null.pairs
+            assert all((np.diff(values) <= 0).all() for values in null.values.values())
+    with pytest.raises(ValueError, match="no null ships with small; compute one"):
+        load_null(small, "2")
+    for path in zoo.FOLDER.glob("vgg-robust-0.*"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path)
+    model = load_model("zoo/vgg-robust-0")
+    model.card["sha256"] = "another"
+    with pytest.raises(ValueError, match="belongs to other weights"):
+        load_null(model, "stem")
+    (tmp_path / "vgg-robust-0.null.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match="is damaged"):
+        load_null(model, "stem")
+
+
+def test_too_few_images_are_refused(small, samples):
+    with pytest.raises(ValueError, match="at least two images"):
+        null_distribution(small, "2", samples[0])

@@ -1,0 +1,142 @@
+"""The zoo's training recipe: attacks, augmentation, resumption, what is published, and what the cards claim."""
+import dataclasses
+import json
+import math
+import zipfile
+
+import pytest
+import torch
+from conftest import CIFAR_ARCHIVE
+from PIL import Image
+from scipy import stats
+from torch.nn import functional as F
+
+from metalib import ImageSet, generate, judge, list_models, load_images, load_model, load_null, zoo
+from metalib.zoo import train as training
+
+ACCURACY = {"standard": 0.87, "robust": 0.75}  # what the bundled models have to reach on the test set
+ROBUST_ACCURACY = 0.52                         # of the robust ones, under PGD-20 in an L2 ball of 0.5
+
+
+@pytest.fixture
+def tiny_images():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(64) % 10
+    images = (0.1 * labels.view(-1, 1, 1, 1) + 0.1 * torch.rand(64, 3, 32, 32, generator=generator)).clamp(0, 1)
+    return ImageSet(images, labels, tuple("abcdefghij"), "tiny")
+
+
+@pytest.fixture
+def short_training(monkeypatch):
+    monkeypatch.setitem(training.TRAININGS, "short", training.Training(epochs=2, batch_size=16, epsilon=0.5, peak_rate=0.05))
+
+
+def test_attack_stays_in_ball_and_box_and_misleads(robust, samples):
+    attack = {"epsilon": 0.5, "steps": 5, "step_size": 0.2}
+    attacked = training.l2_attack(robust, samples.images, samples.labels, generator=torch.Generator().manual_seed(0), **attack)
+    assert 0 <= attacked.min() and attacked.max() <= 1
+    assert ((attacked - samples.images).flatten(1).norm(dim=1) <= 0.5 + 1e-5).all()
+    noise = training.l2_attack(robust, samples.images, samples.labels, epsilon=0.5, steps=0, step_size=0,
+                               generator=torch.Generator().manual_seed(0))
+    losses = [F.cross_entropy(robust(x), samples.labels).item() for x in (samples.images, noise, attacked)]
+    assert losses[2] > losses[0] + 0.3 and losses[2] > losses[1] + 0.3
+
+
+def test_robust_accuracy_equals_an_independent_attack(robust):
+    """Foolbox's PGD with the same budget misleads as many of 100 images, within chance."""
+    foolbox = pytest.importorskip("foolbox")
+    if not CIFAR_ARCHIVE.exists():
+        pytest.skip(f"needs more images than the bundled samples ({CIFAR_ARCHIVE.name})")
+    images = test_images(100)
+    ours = training.accuracy(robust, images, epsilon=0.5)
+    attack = foolbox.attacks.L2PGD(steps=20, abs_stepsize=training.PGD20["step_size"])
+    _, _, misled = attack(foolbox.PyTorchModel(robust, bounds=(0, 1)), images.images, images.labels, epsilons=0.5)
+    assert abs(ours - (1 - misled.float().mean().item())) <= 0.03
+
+
+def test_images(n):
+    """n of CIFAR-10's test images, JPEG copy, read from the archive without unpacking it."""
+    with zipfile.ZipFile(CIFAR_ARCHIVE) as archive:
+        names = sorted(name for name in archive.namelist() if "/test/" in name and name.endswith(".jpg"))
+        chosen = names[::len(names) // n][:n]
+        pixels = [torch.frombuffer(bytearray(Image.open(archive.open(name)).convert("RGB").tobytes()), dtype=torch.uint8)
+                  for name in chosen]
+    labels = torch.tensor([load_images("cifar10-samples").class_names.index(name.split("/")[-2]) for name in chosen])
+    return ImageSet(torch.stack(pixels).view(n, 32, 32, 3).permute(0, 3, 1, 2).float() / 255, labels, (), "cifar10-jpeg")
+
+
+test_images.__test__ = False
+
+
+def test_augmentation_only_mirrors_and_shifts(tiny_images):
+    images = torch.arange(32.0).expand(200, 3, 32, 32) / 31  # every row is a ramp
+    augmented = training.augment(images, 3, torch.Generator().manual_seed(0))
+    assert augmented.shape == images.shape
+    slopes = (augmented[:, 0, 0, 10] - augmented[:, 0, 0, 9]).mul(31).round()
+    assert set(slopes.tolist()) == {-1, 1} and 60 < (slopes == 1).sum() < 140
+    assert len({round(value) for value in (augmented[slopes == 1][:, 0, 0, 10] * 31).tolist()}) == 7  # shifts by -3 to 3 pixels
+
+
+def test_a_training_that_was_stopped_ends_with_the_same_weights(tiny_images, tmp_path, short_training, monkeypatch):
+    whole = training.train("resnet-short-0", tiny_images, tmp_path / "whole", "cpu").state_dict()
+    original = training.save_atomically
+
+    def stopped(path, save):
+        original(path, save)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_atomically", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        training.train("resnet-short-0", tiny_images, tmp_path / "parts", "cpu")
+    monkeypatch.setattr(training, "save_atomically", original)
+    resumed = training.train("resnet-short-0", tiny_images, tmp_path / "parts", "cpu").state_dict()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    other = training.train("resnet-short-1", tiny_images, tmp_path / "other", "cpu").state_dict()
+    assert not torch.equal(whole["logits.weight"], other["logits.weight"])
+
+
+def test_publishing_measures_the_stored_file(tiny_images, tmp_path, short_training, monkeypatch):
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "weights")
+    network = training.train("vgg-short-0", tiny_images, tmp_path, "cpu")
+    training.publish("vgg-short-0", network, tiny_images, tiny_images, "made by a test", "cpu")
+    assert list_models("zoo/*") == ["zoo/vgg-short-0"]
+    model = load_model("zoo/vgg-short-0")
+    correct = (model(tiny_images.images).argmax(1) == tiny_images.labels).float().mean().item()
+    assert model.card["test_accuracy"] == pytest.approx(correct)
+    assert model.card["robust_accuracy"]["value"] <= correct
+    assert model.card["recipe"] == dataclasses.asdict(training.TRAININGS["short"])
+    assert load_null(model, "group1").pairs == 64 * 63
+    assert model.module.get_submodule("stem.0").weight.half().float().equal(model.module.get_submodule("stem.0").weight)
+
+
+def test_cards_reach_what_the_zoo_promises():
+    for name in list_models("zoo/*"):
+        card = json.loads((zoo.FOLDER / f"{name.removeprefix('zoo/')}.json").read_text())
+        assert card["test_accuracy"] >= ACCURACY[card["training"]], name
+        if card["training"] == "robust":
+            assert card["robust_accuracy"]["value"] >= ROBUST_ACCURACY, name
+        assert card["data"]["test"].startswith("10000 images")
+    assert sum(path.stat().st_size for path in zoo.FOLDER.iterdir()) < 25e6
+
+
+@pytest.mark.skipif(not CIFAR_ARCHIVE.exists(), reason=f"needs more images than the bundled samples ({CIFAR_ARCHIVE.name})")
+@pytest.mark.parametrize("name", list_models("zoo/*"))
+def test_cards_tell_the_truth(name):
+    model, images = load_model(name), test_images(1000)
+    correct = round(training.accuracy(model, images) * 1000)
+    low, high = stats.binom.interval(0.999, 1000, model.card["test_accuracy"])
+    assert low <= correct <= high
+
+
+@pytest.mark.parametrize("name", list_models("zoo/*"))
+def test_adam_passes_the_criterion_at_every_stage(name, samples):
+    """Within 200 evaluations, for all but at most one of the bundled images that the model classifies correctly."""
+    model = load_model(name)
+    images = samples[model(samples.images).argmax(1) == samples.labels]
+    for stage in model.stages:
+        null = load_null(model, stage)
+        ours = judge(model, stage, generate(model, images, stage, steps=200, stop=null), null)
+        assert ours["passed"].sum() >= len(images) - 1, stage
+        theirs = judge(model, stage, generate(model, images, stage, optimizer="published", steps=200, stop=null), null)
+        assert ours["evaluations"].median() <= theirs["evaluations"].median(), stage
+        assert not math.isnan(ours["p_value"].max()) and (ours.loc[ours["passed"], "p_value"] <= 2e-6).all()
