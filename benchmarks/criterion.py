@@ -3,8 +3,8 @@
     python benchmarks/criterion.py --images folder:PATH --n 100
     python benchmarks/criterion.py --images cifar10 --n 100 --device cuda
 
-For every bundled model and stage: how many of n CIFAR-10 test images pass within --steps evaluations, and the median, by optimiser, with
-the same references and starting images.
+For every bundled model and stage: how many of n CIFAR-10 test images pass within --steps evaluations, and the median, by optimiser,
+with the same references and starting images.
 """
 import argparse
 

@@ -21,7 +21,8 @@ parser.add_argument("--model")
 parser.add_argument("--stage", default="1")
 arguments = parser.parse_args()
 
-network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 4, stride=2, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4096, 10))
+network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 4, stride=2, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
+                              torch.nn.Linear(4096, 10))
 model = load_model(arguments.model) if arguments.model else wrap_model(network, stages=["1"], name="4096 units")
 images = torch.rand(arguments.images, 3, 1, 1) * torch.rand(arguments.images, 3, 32, 32)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kilobytes on Linux

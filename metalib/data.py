@@ -101,6 +101,11 @@ def pixels(images):
     return images.images if isinstance(images, ImageSet) else torch.as_tensor(images)
 
 
+def to_8_bits(images):
+    """Images in [0, 1] rounded to what an 8-bit file would hold, still float32 in [0, 1]."""
+    return (images * 255).round() / 255
+
+
 def stratified(labels, n, seed=0):
     """Indices (n,) of a random subset with equally many images of each class, as far as n allows, in ascending order.
 

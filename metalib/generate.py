@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from metalib.data import pixels
+from metalib.data import pixels, to_8_bits
 from metalib.optimizers import OPTIMIZERS
 from metalib.progress import bar
 from metalib.starts import STARTS, start_images
@@ -26,9 +26,8 @@ class Metamers:
         images: (B, 3, H, W) float32 in [0, 1], rounded to 8 bits: what is judged is what would be stored.
         references: (B, 3, H, W) float32 in [0, 1].
         starts: (B, 3, H, W), the starting images.
-        loss: (T, B), for each gradient evaluation |activation - reference's activation| / |reference's activation|, the
-            mean over models if there are several; NaN after an image has stopped.
-        evaluations: (B,) int64, gradient evaluations spent on each image.
+        loss: (T, B), the loss (see `generate`) at each gradient evaluation; NaN after an image has stopped.
+        evaluations: (B,) int64, gradient evaluations used for each image.
         status: why each image stopped: "steps" (all were done), "passed" (the criterion of `stop`), "non-finite" (its loss
             or gradient was not finite; the image is the last one before that) or "interrupted".
         seconds: wall-clock time of the loop.
@@ -61,9 +60,9 @@ def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_opti
              steps=200, seed=0, stop=None, check_every=5, identity_relu=True, batch_size=128, device=None, progress=None):
     """Make metamers: change starting images until the activations at a stage equal those of the references.
 
-    The loss of an image is |activation - reference's activation| / |reference's activation| (Euclidean norms; Feather et al.
-    2023, doi:10.1038/s41593-023-01442-0, Methods), for several models the mean of theirs. Every image has its own state
-    and stops by itself, so that its result does not depend on the others in the batch.
+    The loss of an image is the Euclidean norm of the difference of its activations from those of its reference, divided by the
+    norm of the latter (Feather et al. 2023, doi:10.1038/s41593-023-01442-0, Methods); for several models the mean of theirs.
+    Every image has its own state and stops by itself, so that its result does not depend on the others in the batch.
 
     Args:
         model_or_models: a Model, or a list of them whose input sizes agree.
@@ -141,6 +140,7 @@ def _optimise(members, references, starts, rule, options, steps, stops, check_ev
     with torch.no_grad():
         targets = [model.unchecked_activations(_filled(references, model.shapes[stage]), stage)[:len(references)]
                    for model, stage in members]
+        labels = [model(references).argmax(1) for model, _ in members] if stops else []
     count = len(images)
     status = ["interrupted"] * count
     finished = images.clone()
@@ -174,14 +174,16 @@ def _optimise(members, references, starts, rule, options, steps, stops, check_ev
                     continue
                 done = ~fine
                 if stops:
-                    done = done | _passes(stops, members, _to_8_bits(images), references)
+                    stored = to_8_bits(images)
+                    done |= torch.stack([null.passes(model, stage, stored, target, label) for null, (model, stage), target, label
+                                         in zip(stops, members, targets, labels)]).all(0)
                 finished[here] = images
                 if done.any():
                     for index, was_fine in zip(here[done].tolist(), fine[done].tolist()):
                         status[index] = "passed" if was_fine else "non-finite"
                     keep = ~done
-                    here, fine, images, references = here[keep], fine[keep], images[keep], references[keep]
-                    targets = [target[keep] for target in targets]
+                    here, fine, images = here[keep], fine[keep], images[keep]
+                    targets, labels = ([tensor[keep] for tensor in tensors] for tensors in (targets, labels))
                     state = {name: value[keep] for name, value in state.items()}
                 shown.update(step + 1 - shown.n)
                 shown.set_postfix_str(f"{len(here)} of {count} images in progress")
@@ -191,7 +193,7 @@ def _optimise(members, references, starts, rule, options, steps, stops, check_ev
                 status[index] = "steps"
         except KeyboardInterrupt:
             finished[here] = images.detach()
-    return Metamers(_to_8_bits(finished).cpu(), references=None, loss=history.cpu(), evaluations=evaluations.cpu(),
+    return Metamers(to_8_bits(finished).cpu(), references=None, loss=history.cpu(), evaluations=evaluations.cpu(),
                     status=tuple(status))
 
 
@@ -211,17 +213,8 @@ def _filled(images, shape):
 
 def _not_begun(starts, steps):
     count = len(starts)
-    return Metamers(_to_8_bits(starts).cpu(), references=None, loss=torch.full((steps, count), float("nan")),
+    return Metamers(to_8_bits(starts).cpu(), references=None, loss=torch.full((steps, count), float("nan")),
                     evaluations=torch.zeros(count, dtype=torch.int64), status=("interrupted",) * count)
-
-
-def _to_8_bits(images):
-    return (images.detach() * 255).round() / 255
-
-
-def _passes(nulls, members, images, references):
-    return torch.stack([null.passes(model, stage, images, references)
-                        for null, (model, stage) in zip(nulls, members)]).all(0)
 
 
 def _rule(optimizer, options):

@@ -35,7 +35,7 @@ def spearman(a, b):
 
 
 def snr_db(reference, other):
-    """Signal-to-noise ratio of rows in decibel, 20 log10(|reference| / |reference - other|).
+    """Signal-to-noise ratio of rows in decibel: 20 log10 of the norm of the reference over the norm of the difference.
 
     This is twice the number that Feather et al. (2023, doi:10.1038/s41593-023-01442-0) print, whose factor is 10.
     0 where either row is all zeros, as there; infinite where the rows are equal and not zero.

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from metalib import metrics, zoo
-from metalib.data import ImageSet, pixels
+from metalib.data import ImageSet, pixels, to_8_bits
 
 METRICS = {"pearson": metrics.pearson, "spearman": metrics.spearman, "snr_db": metrics.snr_db}
 
@@ -68,13 +68,17 @@ class NullDistribution:
         at_least = np.searchsorted(-self.values[metric], -values, side="right")  # how many of the kept ones
         return (np.append(self.order, self.pairs + 1)[at_least]) / (self.pairs + 1)
 
-    def passes(self, model, stage, images, references):
+    def passes(self, model, stage, images, target, label):
         """The published criterion, one bool per image (B,), on the device of the images.
 
         The model gives the image the class that it gives the reference, and at the stage every metric of `gates` is at
         least the maximum of the null. (Feather et al. 2023, doi:10.1038/s41593-023-01442-0, Methods.)
+
+        Args:
+            model, stage, images: whose activations, and the images (B, 3, H, W) to be judged.
+            target, label: the activations (B, D) of the references there, and the classes (B,) that the model gives them.
         """
-        return self.decide(*compare(model, stage, images, references))
+        return self.decide(*compare(model, stage, images, target, label))
 
     def decide(self, similarity, same_class):
         """`passes`, for what `compare` returns."""
@@ -145,16 +149,14 @@ def null_distribution(model, stage, images, *, pairs=1_000_000, seed=0, batch_si
                             {"model": model.name, "stage": stage, "images": f"{len(images)} of {name}", "seed": seed})
 
 
-def compare(model, stage, images, references):
+def compare(model, stage, images, target, label):
     """Similarity of images to their references at a stage, and whether the model gives both the same class.
 
-    Returns:
-        dict of (B,) tensors, one per metric of `METRICS`, and a bool tensor (B,).
+    Arguments as of `NullDistribution.passes`. Returns a dict of (B,) tensors, one per metric of `METRICS`, and a bool tensor (B,).
     """
     with torch.no_grad():
-        ours, theirs = (model.activations(x, stage) for x in (images, references))
-        same_class = model(images).argmax(1) == model(references).argmax(1)
-        return {metric: function(theirs, ours) for metric, function in METRICS.items()}, same_class
+        activations = model.activations(images, stage)
+        return {metric: function(target, activations) for metric, function in METRICS.items()}, model(images).argmax(1) == label
 
 
 def judge(model, stage, metamers, null):
@@ -171,9 +173,11 @@ def judge(model, stage, metamers, null):
         only if all are), `distance` and `distance_from_start` (root mean square over pixels in [0, 1], the second NaN where
         the start is not known), `evaluations` (NaN where not known).
     """
-    images = (pixels(metamers.images) * 255).round() / 255
-    references = metamers.references
-    similarity, same_class = compare(model, stage, images.to(model.device), references.to(model.device))
+    images, references = to_8_bits(pixels(metamers.images)).cpu(), pixels(metamers.references).cpu()
+    there = references.to(model.device)
+    with torch.no_grad():
+        target, label = model.activations(there, stage), model(there).argmax(1)
+    similarity, same_class = compare(model, stage, images.to(model.device), target, label)
     table = pd.DataFrame({"image": range(len(images))} | {metric: value.cpu().numpy() for metric, value in similarity.items()})
     table["class_match"] = same_class.cpu().numpy()
     table["passed"] = null.decide(similarity, same_class).cpu().numpy()

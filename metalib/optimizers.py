@@ -1,4 +1,4 @@
-"""Update rules. Each is a function that returns the next images; `OPTIMIZERS` names them.
+"""Update rules. Each is a function that returns the next images; `OPTIMIZERS` names them::
 
     next_images = rule(images, gradient, loss, state, step, steps, **options)
 
@@ -37,7 +37,7 @@ def sgd(images, gradient, loss, state, step, steps, *, learning_rate=0.005, mome
     return images - _cosine(learning_rate, step, steps) * (gradient + momentum * velocity if nesterov else velocity)
 
 
-def adam(images, gradient, loss, state, step, steps, *, learning_rate=0.01, beta1=0.9, beta2=0.999, epsilon=1e-8):
+def adam(images, gradient, loss, state, step, steps, *, learning_rate=0.02, beta1=0.9, beta2=0.999, epsilon=1e-8):
     """Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), the rate falling to zero along half a cosine."""
     if step == 0:
         state["mean"], state["square"] = torch.zeros_like(images), torch.zeros_like(images)

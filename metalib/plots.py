@@ -2,6 +2,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.ticker import MaxNLocator
 
 from metalib.nulls import NullDistribution
 
@@ -51,6 +52,7 @@ def null_and_metamers(null: NullDistribution, metric, values, *, ax=None):
     ax.plot(values, np.full(len(values), 0.06), "|", color=orange, markersize=14, markeredgewidth=1.5, alpha=0.8,
             transform=ax.get_xaxis_transform(), label="metamers")
     ax.set(xlabel=LABELS[metric], yticks=[])
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.spines["left"].set_visible(False)
     return ax
 
@@ -74,8 +76,12 @@ def share_passed(table, by, *, limit, ax=None):
 
 
 def cost_and_distinctness(table, by, *, ax=None):
-    """Evaluations to the criterion against the distance of the result from its reference, one point per image."""
+    """Evaluations to the criterion against the distance of the result from its reference, one point per image.
+
+    Images that never passed are crosses, at the evaluations that they were allowed.
+    """
     ax = ax or plt.gca()
-    sns.scatterplot(table, x="distance", y="evaluations", hue=by, style=by, s=45, alpha=0.8, ax=ax)
+    sns.scatterplot(table, x="distance", y="evaluations", hue=by, style="passed", markers={True: "o", False: "X"}, s=45,
+                    alpha=0.8, ax=ax)
     ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylabel="gradient evaluations to the criterion")
     return ax

@@ -221,4 +221,4 @@ def test_the_recipe_is_plain_and_complete(samples, small):
     null = null_distribution(small, "2", samples)
     recipe = generate(small, samples, "2", start="blend", steps=2, stop=null).recipe
     assert json.loads(json.dumps(recipe)) == recipe
-    assert recipe["optimizer_options"]["learning_rate"] == 0.01 and recipe["start_options"] == {"fraction": 0.5}
+    assert recipe["optimizer_options"]["learning_rate"] == 0.02 and recipe["start_options"] == {"fraction": 0.5}
