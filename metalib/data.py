@@ -44,8 +44,8 @@ class ImageSet:
 
     def __getitem__(self, index):
         """The subset at `index` (an integer, a slice, a list or a tensor of indices or booleans)."""
-        if isinstance(index, int):
-            index = [index]
+        if not isinstance(index, slice) and torch.as_tensor(index).ndim == 0:
+            index = [int(index)]
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     @property
@@ -81,7 +81,7 @@ def load_images(source, *, split=None, n=None, seed=0, size=None, root=None):
     Example:
         >>> images = load_images("cifar10-samples", n=10)
         >>> images.images.shape, images.class_names[images.labels[0]]
-        (torch.Size([10, 3, 32, 32]), 'airplane')
+        (torch.Size([10, 3, 32, 32]), 'ship')
     """
     if source in ("cifar10-samples", "imagenet-samples"):
         if split is not None:
@@ -151,10 +151,11 @@ def _read_all(paths, size):
 
 def _samples(dataset, size):
     """The images that the package foolbox ships, `<dataset>_<number>_<label>.<ending>`; foolbox itself is not imported."""
-    folder = Path(importlib.util.find_spec("foolbox").origin).parent / "data"
-    paths = sorted(folder.glob(f"{dataset}_??_*.*"))
+    foolbox = importlib.util.find_spec("foolbox")
+    paths = sorted((Path(foolbox.origin).parent / "data").glob(f"{dataset}_??_*.*")) if foolbox else []
     if not paths:
-        raise FileNotFoundError(f"foolbox is installed without its sample images ({folder}); reinstall foolbox==3.3.4")
+        raise FileNotFoundError("the sample images come with the package foolbox, which is not installed or not complete: "
+                                "pip install foolbox==3.3.4")
     labels = torch.tensor([int(re.fullmatch(r".*_(\d+)", path.stem)[1]) for path in paths])
     class_names = CIFAR10_CLASSES if dataset == "cifar10" else tuple(ResNet50_Weights.DEFAULT.meta["categories"])
     return ImageSet(_read_all(paths, size), labels, class_names, f"{dataset}-samples")

@@ -161,7 +161,8 @@ def _optimise(members, references, starts, rule, options, steps, stops, check_ev
         gradient, = torch.autograd.grad(loss.sum(), images)
         return loss.detach(), gradient
 
-    with bar(steps, "metamers", progress) as shown:
+    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with exact, bar(steps, "metamers", progress) as shown:
         try:
             for step in range(steps):
                 loss, gradient = objective(images)

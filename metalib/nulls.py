@@ -128,6 +128,7 @@ def null_distribution(model, stage, images, *, pairs=1_000_000, seed=0, batch_si
         raise ValueError(f"a null needs at least two images and one pair, not {len(images)} images and {pairs} pairs")
     with torch.no_grad():
         activations = torch.cat([model.activations(batch.to(model.device), stage) for batch in images.split(batch_size)])
+        activations = activations if activations.is_cuda else activations.cpu()  # sampled products run on these two
     if not activations.isfinite().all():
         raise ValueError(f"{model.name}, {stage}: the activations of some images are not finite")
     first, second = _draw_pairs(len(images), pairs, seed, activations.device)

@@ -1,5 +1,4 @@
 """Models: stages, early exit, the identity-backward ReLU, and errors that say what to mend."""
-import json
 import shutil
 
 import pytest
@@ -135,5 +134,7 @@ def test_damaged_and_missing_weights_are_named(tmp_path, monkeypatch):
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=f"{name}.safetensors.*missing.*metalib.zoo.train"):
         load_model(f"zoo/{name}")
-    (tmp_path / f"{name}.json").write_text(json.dumps({}))
+    (tmp_path / f"{name}.json").write_text("{")
     assert list_models("zoo/*") == [f"zoo/{name}"]
+    with pytest.raises(ValueError, match=f"{name}.json is damaged"):
+        load_model(f"zoo/{name}")

@@ -25,9 +25,12 @@ def names():
 
 def load(name):
     """Load a model of the zoo by its name without the prefix `zoo/`; the file is checked against its card."""
-    card = json.loads((FOLDER / f"{name}.json").read_text())
-    path = FOLDER / f"{name}.safetensors"
-    remedy = f"restore it from the repository (git checkout -- {path.name}) or train it: python -m metalib.zoo.train {name}"
+    path, card_path = FOLDER / f"{name}.safetensors", FOLDER / f"{name}.json"
+    remedy = f"restore it from the repository, or train it: python -m metalib.zoo.train {name}"
+    try:
+        card = json.loads(card_path.read_text())
+    except ValueError as error:
+        raise ValueError(f"the card {card_path} is damaged ({error}); {remedy}") from error
     if not path.is_file():
         raise FileNotFoundError(f"the weights {path} are missing; {remedy}")
     content = path.read_bytes()
