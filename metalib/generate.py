@@ -86,7 +86,7 @@ def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_opti
         Metamers, on the CPU. An interrupt (Ctrl-C) ends the loop and returns what is done so far.
 
     Raises:
-        ValueError: unknown stage, optimizer or start, or images that a model cannot take.
+        ValueError: unknown stage, optimizer or start, a null of another model or stage, or images that a model cannot take.
 
     Example:
         >>> from metalib import generate, load_images, load_model
@@ -107,6 +107,8 @@ def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_opti
     for model, name in zip(models, stages):
         model.check_stage(name)
         model.check_images(references)
+    for null, model, name in zip(stops, models, stages):
+        null.check(model, name)
     rule, rule_name, rule_options = _rule(optimizer, optimizer_options or {})
     starts, start_options = _starts(start, start_options or {}, references, seed)
     recipe = {

@@ -68,6 +68,13 @@ class NullDistribution:
         at_least = np.searchsorted(-self.values[metric], -values, side="right")  # how many of the kept ones
         return (np.append(self.order, self.pairs + 1)[at_least]) / (self.pairs + 1)
 
+    def check(self, model, stage):
+        """Raise a ValueError unless this is a null of that stage of that model."""
+        ours = self.about.get("model", model.name), self.about.get("stage", stage), self.units
+        theirs = model.name, stage, math.prod(model.shapes[stage])
+        if ours != theirs:
+            raise ValueError("the null is of {}, {} ({:,} units), not of {}, {} ({:,} units)".format(*ours, *theirs))
+
     def passes(self, model, stage, images, target, label):
         """The published criterion, one bool per image (B,), on the device of the images.
 
@@ -173,7 +180,12 @@ def judge(model, stage, metamers, null):
         `passed` (see `NullDistribution.passes`), `p_value` (the largest of those of the gating metrics, so that it is small
         only if all are), `distance` and `distance_from_start` (root mean square over pixels in [0, 1], the second NaN where
         the start is not known), `evaluations` (NaN where not known).
+
+    Raises:
+        ValueError: an unknown stage, a null of another model or stage, or images that the model cannot take.
     """
+    model.check_stage(stage)
+    null.check(model, stage)
     images, references = to_8_bits(pixels(metamers.images)).cpu(), pixels(metamers.references).cpu()
     there = references.to(model.device)
     with torch.no_grad():

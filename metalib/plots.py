@@ -13,7 +13,7 @@ LABELS = {"pearson": "Pearson correlation", "spearman": "Spearman correlation", 
 def use_style():
     """One look for all figures: colour-blind safe, light, readable at the width of the book's column."""
     sns.set_theme(style="ticks", palette="colorblind", rc={
-        "figure.dpi": 100, "savefig.bbox": "tight", "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11,
+        "figure.dpi": 90, "savefig.bbox": "tight", "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11,
         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "image.interpolation": "nearest"})
 
 
@@ -81,7 +81,8 @@ def cost_and_distinctness(table, by, *, ax=None):
     Images that never passed are crosses, at the evaluations that they were allowed.
     """
     ax = ax or plt.gca()
-    sns.scatterplot(table, x="distance", y="evaluations", hue=by, style="passed", markers={True: "o", False: "X"}, s=45,
-                    alpha=0.8, ax=ax)
+    for passed, marker in ((True, "o"), (False, "X")):
+        sns.scatterplot(table[table["passed"] == passed], x="distance", y="evaluations", hue=by, hue_order=table[by].unique(),
+                        marker=marker, s=45, alpha=0.8, legend=passed, ax=ax)
     ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylabel="gradient evaluations to the criterion")
     return ax

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from metalib import Metamers, judge, load_model, load_null, null_distribution, nulls, zoo
+from metalib import Metamers, generate, judge, load_model, load_null, null_distribution, nulls, zoo
 from metalib.nulls import NullDistribution
 
 
@@ -94,7 +94,7 @@ def test_the_reference_itself_passes_and_others_do_not(robust, samples):
         assert not others["passed"].any() and (others["p_value"] > 1e-3).mean() > 0.8
 
 
-def test_each_part_of_the_criterion_can_fail_alone(robust, samples):
+def test_each_part_of_the_criterion_can_fail_alone(robust, samples, monkeypatch):
     images = samples.images + 0.02 * torch.randn(samples.images.shape, generator=torch.Generator().manual_seed(0))
     pair = Metamers(images.clamp(0, 1), samples.images)
     null = load_null(robust, "group1")
@@ -106,10 +106,26 @@ def test_each_part_of_the_criterion_can_fail_alone(robust, samples):
         strict = NullDistribution(values, null.order, null.pairs, null.units)
         assert not judge(robust, "group1", pair, strict)["passed"].any()
     ranks_fail = null.values | {"spearman": null.values["spearman"] + 1000}
-    few = NullDistribution(ranks_fail, null.order, null.pairs, units=49)  # below 50 units Spearman does not gate
+    few = NullDistribution(ranks_fail, null.order, null.pairs, null.units)
+    monkeypatch.setattr(nulls, "RANK_UNITS", null.units + 1)  # with fewer units than that Spearman does not gate
     assert judge(robust, "group1", pair, few)["passed"].sum() == good["passed"].sum()
-    mirrored = samples.images[[0]].flip(-1) * 0
-    assert not judge(robust, "stem", Metamers(mirrored, samples.images[[0]]), null)["passed"].any()
+    anything = NullDistribution({metric: values - 1000 for metric, values in null.values.items()}, null.order, null.pairs, null.units)
+    black = judge(robust, "group1", Metamers(samples.images * 0, samples.images), anything)
+    assert (black["passed"] == black["class_match"]).all() and 0 < black["passed"].sum() < 20
+
+
+def test_a_null_of_another_stage_or_model_is_refused(robust, small, samples):
+    pair = Metamers(samples.images, samples.images)
+    with pytest.raises(ValueError, match=r"null is of zoo/vgg-robust-0, stem .* not of zoo/vgg-robust-0, group1"):
+        judge(robust, "group1", pair, load_null(robust, "stem"))
+    with pytest.raises(ValueError, match="not of small, 2"):
+        judge(small, "2", pair, load_null(robust, "stem"))
+    with pytest.raises(ValueError, match="not of zoo/vgg-robust-0, group1"):
+        generate(robust, samples, "group1", steps=1, stop=load_null(robust, "stem"))
+    nameless = null_distribution(small, "2", samples)
+    nameless.about.clear()
+    with pytest.raises(ValueError, match=r"1,536 units\), not of small, 1 \(8,192 units"):
+        judge(small, "1", pair, nameless)
 
 
 def test_the_8_bit_image_is_judged(robust, samples):
