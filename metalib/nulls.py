@@ -191,13 +191,13 @@ def judge(model, stage, metamers, null):
     with torch.no_grad():
         target, label = model.activations(there, stage), model(there).argmax(1)
     similarity, same_class = compare(model, stage, images.to(model.device), target, label)
-    table = pd.DataFrame({"image": range(len(images))} | {metric: value.cpu().numpy() for metric, value in similarity.items()})
+    table = pd.DataFrame({"image": range(len(images)), **{metric: value.cpu().double() for metric, value in similarity.items()}})
     table["class_match"] = same_class.cpu().numpy()
     table["passed"] = null.decide(similarity, same_class).cpu().numpy()
     table["p_value"] = np.max([null.p_value(metric, table[metric]) for metric in null.gates], axis=0)
-    table["distance"] = metrics.rms_distance(images, references).numpy()
+    table["distance"] = metrics.rms_distance(images, references).double().numpy()
     start, evaluations = getattr(metamers, "starts", None), getattr(metamers, "evaluations", None)
-    table["distance_from_start"] = math.nan if start is None else metrics.rms_distance(images, start).numpy()
+    table["distance_from_start"] = math.nan if start is None else metrics.rms_distance(images, start).double().numpy()
     table["evaluations"] = math.nan if evaluations is None else evaluations.numpy()
     return table
 

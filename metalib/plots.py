@@ -2,7 +2,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.ticker import MaxNLocator
 
 from metalib.nulls import NullDistribution
 
@@ -42,19 +41,34 @@ def montage(images, rows, columns=(), *, gap=2, ax=None):
 
 
 def null_and_metamers(null: NullDistribution, metric, values, *, ax=None):
-    """Histogram of a null distribution, its maximum, its upper 1e-4 quantile, and the values of metamers as ticks."""
+    """Histogram of a null distribution, its maximum, its upper 1e-4 quantile, and the values of metamers as ticks.
+
+    The axis of a correlation is that of Fisher's z (the inverse hyperbolic tangent), on which values near 1 can be told apart;
+    bins have the same width there, and what is above 0.999999 is drawn at that value.
+    """
     ax = ax or plt.gca()
     grey, blue, orange = "0.7", *sns.color_palette("colorblind", 2)
-    sample = [null.quantile(q)[metric] for q in np.linspace(0, 1, 2001)]
-    ax.hist(sample, bins=60, color=grey, density=True, label="random pairs")
+    forth, back = (_fisher, np.tanh) if metric in ("pearson", "spearman") else (np.asarray, np.asarray)
+    sample, values = (forth(x) for x in ([null.quantile(q)[metric] for q in np.linspace(0, 1, 2001)], values))
+    ax.set_xscale("function", functions=(forth, back))
+    bins = back(np.linspace(sample.min(), sample.max(), 61))
+    ax.hist(back(sample), bins=bins, histtype="stepfilled", color=grey, label="random pairs")
     ax.axvline(null.quantile(1 - 1e-4)[metric], color=blue, linestyle=":", label="1 pair in 10,000")
     ax.axvline(null.maximum[metric], color=blue, label="largest of all pairs")
-    ax.plot(values, np.full(len(values), 0.06), "|", color=orange, markersize=14, markeredgewidth=1.5, alpha=0.8,
+    ax.plot(back(values), np.full(len(values), 0.06), "|", color=orange, markersize=14, markeredgewidth=1.5, alpha=0.8,
             transform=ax.get_xaxis_transform(), label="metamers")
-    ax.set(xlabel=LABELS[metric], yticks=[])
-    ax.xaxis.set_major_locator(MaxNLocator(5))
+    low, high = sample.min(), max(sample.max(), *values)
+    ax.set(xlabel=LABELS[metric], yticks=[], xlim=back([low - 0.05 * (high - low), high + 0.05 * (high - low)]))
+    if forth is _fisher:
+        ticks = [tick for tick in (-0.9, -0.5, 0, 0.5, 0.9, 0.99, 0.999, 0.9999) if low <= _fisher(tick) <= high]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=9)
+        ax.set_xticks([], minor=True)
     ax.spines["left"].set_visible(False)
     return ax
+
+
+def _fisher(correlation):
+    return np.arctanh(np.clip(correlation, -1 + 1e-6, 1 - 1e-6))
 
 
 def share_passed(table, by, *, limit, ax=None):

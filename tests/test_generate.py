@@ -51,7 +51,8 @@ def test_published_blocks_halve_eight_times_and_scale_with_the_image():
 
 
 @pytest.mark.parametrize("rule, options, theirs", [
-    ("adam", {"learning_rate": 0.02}, lambda p: torch.optim.Adam([p], lr=0.02)),
+    ("adam", {}, lambda p: torch.optim.Adam([p], lr=0.04, betas=(0.8, 0.95))),
+    ("adam", {"learning_rate": 0.02, "beta1": 0.9, "beta2": 0.999}, lambda p: torch.optim.Adam([p], lr=0.02)),
     ("sgd", {"learning_rate": 0.02, "normalise": False}, lambda p: torch.optim.SGD([p], lr=0.02, momentum=0.9)),
     ("sgd", {"learning_rate": 0.02, "normalise": False, "nesterov": True},
      lambda p: torch.optim.SGD([p], lr=0.02, momentum=0.9, nesterov=True))])
@@ -221,4 +222,4 @@ def test_the_recipe_is_plain_and_complete(samples, small):
     null = null_distribution(small, "2", samples)
     recipe = generate(small, samples, "2", start="blend", steps=2, stop=null).recipe
     assert json.loads(json.dumps(recipe)) == recipe
-    assert recipe["optimizer_options"]["learning_rate"] == 0.02 and recipe["start_options"] == {"fraction": 0.5}
+    assert recipe["optimizer_options"]["learning_rate"] == 0.04 and recipe["start_options"] == {"fraction": 0.5}

@@ -32,6 +32,7 @@ def test_chapters_have_the_anatomy(chapter):
     assert chapter.cells[0].source.startswith("# ") and chapter.cells[0].source.splitlines()[0].endswith("?")
     assert [cell for cell in code if "parameters" in tags(cell)] == [code[0]]
     assert sum("nbval-check-output" in tags(cell) for cell in code) >= 2
+    assert max(len(line) for cell in code for line in cell.source.splitlines()) <= 100  # the width of a page
     for cell in code[1:]:
         lines = [line for line in cell.source.splitlines() if line.strip()]
         assert len(lines) <= 15, cell.source
