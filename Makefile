@@ -22,6 +22,7 @@ book-check: .venv/ready  ## the strict build, from the committed outputs: nothin
 	mkdir -p .cache
 	sed 's/execute_notebooks: .*/execute_notebooks: "off"/' _config.yml > .cache/_config.yml
 	$(BIN)/jupyter-book build . --config .cache/_config.yml --path-output .cache/book-check --all --warningiserror --keep-going
+	! grep -rlE '<(script|link|img)[^>]+(src|href)="https?:' --include='*.html' .cache/book-check/_build/html  # it shows offline
 
 notebooks: .venv/ready  ## execute the chapters in place, to commit their outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
