@@ -18,7 +18,7 @@ from metalib.data import ImageSet, pixels, to_8_bits
 
 METRICS = {"pearson": metrics.pearson, "spearman": metrics.spearman, "snr_db": metrics.snr_db}
 
-RANK_UNITS = 50  # below so many units Spearman is reported but does not gate: unrelated images often share a ranking
+RANK_UNITS = 50  # below so many units Spearman is reported but does not gate: some unrelated images share a ranking
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,11 @@ def null_and_metamers(null: NullDistribution, metric, values, *, ax=None):
     ax.axvline(null.maximum[metric], color=blue, label="largest of all pairs")
     ax.plot(back(values), np.full(len(values), 0.06), "|", color=orange, markersize=14, markeredgewidth=1.5, alpha=0.8,
             transform=ax.get_xaxis_transform(), label="metamers")
-    low, high = sample.min(), max(sample.max(), *values)
-    ax.set(xlabel=LABELS[metric], yticks=[], xlim=back([low - 0.05 * (high - low), high + 0.05 * (high - low)]))
+    ax.set(xlabel=LABELS[metric], yticks=[])
     if forth is _fisher:
-        ticks = [tick for tick in (-0.9, -0.5, 0, 0.5, 0.9, 0.99, 0.999, 0.9999) if low <= _fisher(tick) <= high]
+        low, high = ax.get_xlim()
+        ticks = [tick for tick in (-0.9, -0.5, 0, 0.5, 0.9, 0.99, 0.999, 0.9999) if low <= tick <= high]
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=9)
-        ax.set_xticks([], minor=True)
     ax.spines["left"].set_visible(False)
     return ax
 
