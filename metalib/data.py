@@ -20,7 +20,8 @@ from torchvision.models import ResNet50_Weights
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+from metalib import classes
+
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -157,7 +158,7 @@ def _samples(dataset, size):
         raise FileNotFoundError("the sample images come with the package foolbox, which is not installed or not complete: "
                                 "pip install foolbox==3.3.4")
     labels = torch.tensor([int(re.fullmatch(r".*_(\d+)", path.stem)[1]) for path in paths])
-    class_names = CIFAR10_CLASSES if dataset == "cifar10" else tuple(ResNet50_Weights.DEFAULT.meta["categories"])
+    class_names = classes.CIFAR10 if dataset == "cifar10" else tuple(ResNet50_Weights.DEFAULT.meta["categories"])
     return ImageSet(_read_all(paths, size), labels, class_names, f"{dataset}-samples")
 
 
@@ -174,7 +175,7 @@ def _cifar10(split, size, root):
             "or name the directory that holds it with root=... or the environment variable METALIB_DATA. "
             "Without a network, load_images('cifar10-samples') has 20 of its images.") from error
     images = torch.from_numpy(files.data).permute(0, 3, 1, 2).contiguous().float() / 255
-    return ImageSet(_fit(images, size), torch.tensor(files.targets), CIFAR10_CLASSES, f"cifar10-{split}")
+    return ImageSet(_fit(images, size), torch.tensor(files.targets), classes.CIFAR10, f"cifar10-{split}")
 
 
 def _folder(folder, split, size):

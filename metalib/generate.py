@@ -142,7 +142,7 @@ def _optimise(members, references, starts, rule, options, steps, stops, check_ev
     with torch.no_grad():
         targets = [model.unchecked_activations(_filled(references, model.shapes[stage]), stage)[:len(references)]
                    for model, stage in members]
-        labels = [model(references).argmax(1) for model, _ in members] if stops else []
+        labels = [model.answer(references) for model, _ in members] if stops else []
     count = len(images)
     status = ["interrupted"] * count
     finished = images.clone()

@@ -4,14 +4,17 @@
     model = wrap_model(module, stages=["layer1", "fc"], mean=..., std=..., input_size=224, name="mine")
     model.activations(images, "layer1")          # (B, D); layers after layer1 are not run
 """
+import contextlib
 import difflib
 import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+
+from metalib.stages import LastReLU, StageReached, hooked, trace
 
 
 class Model(nn.Module):
@@ -24,22 +27,26 @@ class Model(nn.Module):
         relu_stages: the stages whose output is that of a ReLU.
         input_size: side of the square images that it takes, in pixels.
         class_names: names of the classes, possibly empty.
+        coarse_names: names of the coarse classes, if the model answers with such; for ImageNet, sixteen.
         card: what is known of the model (training, accuracy, ...), a plain dict.
     """
 
-    def __init__(self, module, *, stages, mean, std, input_size, class_names, name, card, channels_last):
+    def __init__(self, module, *, stages, mean, std, input_size, class_names, coarse, name, card, channels_last):
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.module = module.to(memory_format=self.memory_format)
         self.name = name
         self.input_size = input_size
         self.class_names = tuple(class_names)
+        self.coarse_names = tuple(coarse or ())
         self.card = card or {}
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).view(-1, 1, 1))
         self.eval().requires_grad_(False)
         _check_weights(module, name)
-        self.stages, self.shapes, self.relu_stages = _trace(self, stages)
+        grey = self._normalised(torch.full((1, 3, input_size, input_size), 0.5))
+        self.stages, self.shapes, self.relu_stages = trace(module, stages, grey, name)
+        self.register_buffer("_coarse", _membership(coarse, self(torch.full((1, 3, input_size, input_size), 0.5)).shape[1], name))
 
     def train(self, mode=True):
         """A model of this library stays in evaluation mode, whatever is asked."""
@@ -58,6 +65,24 @@ class Model(nn.Module):
         """
         self.check_images(images)
         return self.module(self._normalised(images)).float()
+
+    def coarse(self, logits):
+        """The coarse class (B,) of logits (B, K): that of the largest logit among the members of all coarse classes.
+
+        For ImageNet, the 16-way answer of Feather et al. 2023 (doi:10.1038/s41593-023-01442-0, Methods), with the classes of
+        Geirhos et al. 2018 (arXiv:1808.08750).
+
+        Raises:
+            ValueError: a model without coarse classes.
+        """
+        if not self.coarse_names:
+            raise ValueError(f"{self.name} has no coarse classes; pass coarse={{name: class indices}} to wrap_model")
+        return self._coarse[logits.masked_fill(self._coarse < 0, -torch.inf).argmax(1)]
+
+    def answer(self, images):
+        """The model's answer (B,) to images, by which the criterion compares: a coarse class where it has such, else a class."""
+        logits = self(images)
+        return self.coarse(logits) if self.coarse_names else logits.argmax(1)
 
     def activations(self, images, stage):
         """Flattened activations (B, D), float32, of a stage. Layers after the stage are not run.
@@ -80,24 +105,17 @@ class Model(nn.Module):
         ReLU unchanged, so that units which are off receive one too (Feather et al. 2023, doi:10.1038/s41593-023-01442-0,
         Methods). Values are the same; stages that do not end in a ReLU are not affected.
         """
-        module = self.module.get_submodule(stage)
+        def leave(output):
+            raise StageReached(output)
 
-        def leave(_module, _inputs, output):
-            raise _StageReached(output)
-
-        handle = module.register_forward_hook(leave)
-        try:
-            if identity_relu and stage in self.relu_stages:
-                with _LastReLU() as relu:
-                    self.module(self._normalised(images))
-            else:
-                self.module(self._normalised(images))
-        except _StageReached as reached:
-            output = reached.output
-            if identity_relu and stage in self.relu_stages:
-                output = _IdentityBackwardReLU.apply(relu.input)
-        finally:
-            handle.remove()
+        through_relu = identity_relu and stage in self.relu_stages
+        with LastReLU() if through_relu else contextlib.nullcontext() as relu, hooked(self.module, stage, leave):
+            try:
+                output = self.module(self._normalised(images))
+            except StageReached as reached:
+                output = reached.output
+        if through_relu:
+            output = _IdentityBackwardReLU.apply(relu.input)
         return output.flatten(1).float()
 
     def check_stage(self, stage):
@@ -126,16 +144,19 @@ class Model(nn.Module):
 
 
 def wrap_model(module, *, stages=None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), input_size=32, class_names=(),
-               name=None, card=None, channels_last=False):
+               coarse=None, name=None, card=None, channels_last=False):
     """Make a `Model` of any network, by the names of its submodules. The network is frozen, in place.
 
     Args:
         module: nn.Module from normalised images (B, 3, H, W) to logits (B, K).
         stages: names of submodules (as in `module.named_modules()`), each called once in a forward pass and returning
-            one tensor; sorted into the order of execution. None takes the module's direct children.
+            one tensor, or `name:input` for what a submodule takes; sorted into the order of execution. None finds the main
+            ones by tracing, see `metalib.stages.default_stages`.
         mean, std: of each colour channel, in units of pixels in [0, 1]; subtracted and divided by before the network.
         input_size: side of the square images, in pixels.
         class_names: names of the K classes.
+        coarse: a dict from names of coarse classes to the indices of their members, for models that are to be compared by
+            coarse answers, such as `metalib.classes.IMAGENET16`.
         name: the model's name; the class name of `module` if None.
         card: a plain dict of facts about the model.
         channels_last: hold weights and images with the channels last in memory, which makes most convolutional networks faster;
@@ -155,7 +176,7 @@ def wrap_model(module, *, stages=None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
         >>> model.stages, model.shapes["1"]
         (('1', '3'), (8, 30, 30))
     """
-    return Model(module, stages=stages, mean=mean, std=std, input_size=input_size, class_names=class_names,
+    return Model(module, stages=stages, mean=mean, std=std, input_size=input_size, class_names=class_names, coarse=coarse,
                  name=name or type(module).__name__, card=card, channels_last=channels_last)
 
 
@@ -163,35 +184,69 @@ def wrap_model(module, *, stages=None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class Source:
-    """A collection of models: how to list the names that follow its prefix, and how to load one of them."""
+    """A collection of models, reached by the prefix of their names.
+
+    Attributes:
+        names: lists the names that follow the prefix.
+        load: makes a Model of one of them; takes `stages` (None for the default) and `allow_pickle`.
+        files: the files that a model needs; those that are missing are downloaded when it is loaded.
+    """
     names: Callable[[], list[str]]
     load: Callable[..., Model]
+    files: Callable[[str], list[Path]]
 
 
 SOURCES: dict[str, Source] = {}
 
 
-def list_models(pattern="*"):
-    """Names of the models that match a shell pattern, sorted; nothing is loaded.
+def list_models(pattern="*", *, offline=False):
+    """Names of the models that match a shell pattern, sorted; nothing is loaded or downloaded.
+
+    Args:
+        pattern: such as "zoo/*" or "robustbench/cifar10/L2/*". Libraries that are not installed are passed over, unless the
+            pattern names them.
+        offline: list only those whose files are all on this machine.
+
+    Raises:
+        ImportError: a library that the pattern names and that is not installed.
 
     Example:
         >>> "zoo/resnet-standard-0" in list_models("zoo/*")
         True
     """
-    names = [f"{prefix}/{name}" for prefix, source in SOURCES.items() for name in source.names()]
-    return sorted(fnmatch.filter(names, pattern))
+    names, named = [], pattern.partition("/")[0]  # a prefix that is spelled out leaves the other libraries alone
+    for prefix, source in SOURCES.items():
+        if prefix == named or set("*?[") & set(named):
+            try:
+                names += [f"{prefix}/{name}" for name in source.names() if fnmatch.fnmatchcase(f"{prefix}/{name}", pattern)
+                          and not (offline and missing_files(source, name))]
+            except ImportError:
+                if prefix == named:
+                    raise
+    return sorted(names)
 
 
-def load_model(name, *, device="cpu"):
-    """Load a model by name.
+def missing_files(source, name):
+    """Those files of a model that are not on this machine."""
+    return [path for path in source.files(name) if not path.is_file()]
+
+
+def load_model(name, *, stages=None, device="cpu", allow_pickle=False):
+    """Load a model by name. Weights that are not on this machine are downloaded into the cache of the library they belong to.
 
     Args:
-        name: one of `list_models()`.
+        name: one of `list_models()`: "zoo/<name>", "torchvision/<name>" or "torchvision/<name>.<weights>", "timm/<name>",
+            "robustbench/<dataset>/<threat model>/<name>".
+        stages: names of submodules, as of `wrap_model`. None takes the stages of the zoo, or finds the main ones.
         device: where to put it.
+        allow_pickle: unpickle checkpoints that hold more than tensors. This runs whatever code they contain: allow it only
+            for files whose origin you trust.
 
     Raises:
-        ValueError: unknown name (the message has the nearest ones), or a weights file that is damaged.
-        FileNotFoundError: a weights file that is missing.
+        ValueError: unknown name (the message has the nearest ones), a weights file that is damaged, or one that holds more
+            than tensors.
+        FileNotFoundError: a weights file that is missing and cannot be downloaded; the message says where to put it.
+        ImportError: a library that is not installed.
 
     Example:
         >>> load_model("zoo/resnet-standard-0").stages
@@ -199,31 +254,20 @@ def load_model(name, *, device="cpu"):
     """
     prefix, _, rest = name.partition("/")
     if prefix not in SOURCES or rest not in SOURCES[prefix].names():
-        near = difflib.get_close_matches(name, list_models(), n=4, cutoff=0.4) or list_models()
+        known = list_models(f"{prefix}/*" if prefix in SOURCES else "*")
+        near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known[:8]
         raise ValueError(f"unknown model {name!r}; did you mean {', '.join(near)}? list_models() lists all")
-    return SOURCES[prefix].load(rest).to(device)
+    return SOURCES[prefix].load(rest, stages=stages, allow_pickle=allow_pickle).to(device)
 
 
-# --- How stages are found and left early ------------------------------------------------------------------------------
-
-class _StageReached(Exception):
-    """Carries a stage's output out of a forward pass, so that later layers are not run."""
-
-    def __init__(self, output):
-        self.output = output
-
-
-class _LastReLU(TorchFunctionMode):
-    """Remembers input and output of the latest ReLU, whether called as a module, a function or in place."""
-    NAMES = {"relu", "relu_"}
-    input = output = None
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__name__", "") not in self.NAMES:
-            return function(*args, **(kwargs or {}))
-        self.input = args[0] if args else kwargs["input"]
-        self.output = torch.relu(self.input)  # out of place: the input is still needed
-        return self.output
+def _membership(coarse, classes, name):
+    """For each of the classes the number of its coarse class, -1 for none."""
+    members = torch.full((classes,), -1)
+    for number, indices in enumerate((coarse or {}).values()):
+        if not all(0 <= index < classes for index in indices):
+            raise ValueError(f"{name} has {classes} classes; the coarse classes have members beyond")
+        members[list(indices)] = number
+    return members
 
 
 class _IdentityBackwardReLU(torch.autograd.Function):
@@ -234,43 +278,6 @@ class _IdentityBackwardReLU(torch.autograd.Function):
     @staticmethod
     def backward(_context, gradient):
         return gradient
-
-
-def _trace(model, stages):
-    """Run one grey image through and note in which order, how often and with which shape the stages are computed."""
-    modules = dict(model.module.named_modules())
-    stages = [name for name, _ in model.module.named_children()] if stages is None else list(stages)
-    if len(set(stages)) < len(stages):
-        raise ValueError(f"{model.name}: stages are named twice in {stages}")
-    for stage in stages:
-        if stage not in modules or not stage:
-            near = difflib.get_close_matches(stage, modules, n=5, cutoff=0.3) or [name for name in modules if name][:8]
-            raise ValueError(f"{model.name} has no submodule {stage!r} for a stage; did you mean {', '.join(near)}?")
-    calls = []
-
-    def note(stage):
-        return lambda _module, _inputs, output: calls.append((stage, output, output is relu.output))
-
-    handles = [modules[stage].register_forward_hook(note(stage)) for stage in stages]
-    try:
-        with torch.no_grad(), _LastReLU() as relu:
-            model.module(model._normalised(torch.full((1, 3, model.input_size, model.input_size), 0.5)))
-    except RuntimeError as error:
-        raise ValueError(f"{model.name} does not take images of {model.input_size} x {model.input_size} pixels "
-                         f"({error}); pass input_size") from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    order = [stage for stage, _, _ in calls]
-    for stage in stages:
-        if order.count(stage) != 1:
-            raise ValueError(f"{model.name}: stage {stage!r} is computed {order.count(stage)} times in a forward pass, "
-                             "but a stage is computed once; name the block around it")
-    for stage, output, _ in calls:
-        if not isinstance(output, torch.Tensor):
-            raise ValueError(f"{model.name}: stage {stage!r} returns a {type(output).__name__}, not one tensor")
-    return (tuple(order), {stage: tuple(output.shape[1:]) for stage, output, _ in calls},
-            frozenset(stage for stage, _, is_relu in calls if is_relu))
 
 
 def _check_weights(module, name):

@@ -83,7 +83,7 @@ class NullDistribution:
 
         Args:
             model, stage, images: whose activations, and the images (B, 3, H, W) to be judged.
-            target, label: the activations (B, D) of the references there, and the classes (B,) that the model gives them.
+            target, label: the activations (B, D) of the references there, and the model's answers (B,) to them.
         """
         return self.decide(*compare(model, stage, images, target, label))
 
@@ -164,7 +164,7 @@ def compare(model, stage, images, target, label):
     """
     with torch.no_grad():
         activations = model.activations(images, stage)
-        return {metric: function(target, activations) for metric, function in METRICS.items()}, model(images).argmax(1) == label
+        return {metric: function(target, activations) for metric, function in METRICS.items()}, model.answer(images) == label
 
 
 def judge(model, stage, metamers, null):
@@ -189,7 +189,7 @@ def judge(model, stage, metamers, null):
     images, references = to_8_bits(pixels(metamers.images)).cpu(), pixels(metamers.references).cpu()
     there = references.to(model.device)
     with torch.no_grad():
-        target, label = model.activations(there, stage), model(there).argmax(1)
+        target, label = model.activations(there, stage), model.answer(there)
     similarity, same_class = compare(model, stage, images.to(model.device), target, label)
     table = pd.DataFrame({"image": range(len(images)), **{metric: value.cpu().double() for metric, value in similarity.items()}})
     table["class_match"] = same_class.cpu().numpy()
@@ -214,10 +214,10 @@ def load_null(model, stage, *, images=None):
     """
     model.check_stage(stage)
     path = zoo.null_path(model.name)
-    if path is None or not path.is_file():
+    if path is None or not path.is_file() or stage not in zoo.STAGES:
         if images is not None:
             return null_distribution(model, stage, images)
-        raise ValueError(f"no null ships with {model.name}; compute one with null_distribution(model, stage, images)")
+        raise ValueError(f"no null ships for {model.name}, {stage}; compute one with null_distribution(model, stage, images)")
     try:
         with safe_open(path, "numpy") as file:
             about = file.metadata()

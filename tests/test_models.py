@@ -3,10 +3,11 @@ import shutil
 
 import pytest
 import torch
+import torchvision
 from conftest import small_network
 from torch import nn
 
-from metalib import list_models, load_model, wrap_model, zoo
+from metalib import check_model, list_models, load_model, wrap_model, zoo
 
 
 def test_a_stage_is_what_a_forward_hook_sees(small, samples):
@@ -110,7 +111,8 @@ def test_every_model_of_the_zoo_loads_as_its_card_says(samples):
         model = load_model(name)
         assert model.card["name"] == name and model.stages[-2:] == ("features", "logits")
         assert sum(parameter.numel() for parameter in model.module.parameters()) == model.card["parameters"]
-        assert model.relu_stages == {"stem", "group1", "group2", "group3"}
+        relu_stages = {"stem", "group1", "group2", "group3"} if model.card["architecture"] in ("resnet", "vgg") else set()
+        assert model.relu_stages == relu_stages
         correct = (model(samples.images).argmax(1) == samples.labels).sum()
         assert correct >= 13  # of 20: at 75 % accuracy fewer have a probability of 4 %
 
@@ -138,3 +140,136 @@ def test_damaged_and_missing_weights_are_named(tmp_path, monkeypatch):
     assert list_models("zoo/*") == [f"zoo/{name}"]
     with pytest.raises(ValueError, match=f"{name}.json is damaged"):
         load_model(f"zoo/{name}")
+
+
+@pytest.mark.parametrize("name", list_models("zoo/*"))
+def test_every_model_of_the_zoo_conforms(name):
+    assert check_model(load_model(name)).name == name
+
+
+class Batchy(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+class Rounding(nn.Module):
+    def forward(self, x):
+        return x.round()
+
+
+class Detaching(nn.Module):
+    def forward(self, x):
+        return x.detach() + 0 * x.sum()
+
+
+class Counting(nn.Module):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+class Rooting(nn.Module):
+    def forward(self, x):
+        return (x - x.detach()).abs().sqrt() + x
+
+
+class Infinite(nn.Module):
+    def forward(self, x):
+        return x / (x - 0.5).clamp_min(0)
+
+
+@pytest.mark.parametrize("layer, message", [
+    (Batchy, "depend on the other images in the batch"), (Noisy, "other logits the second time"),
+    (Rounding, "gradient at the pixels is zero"), (Detaching, "gradient at the pixels is zero"),
+    (Counting, "keeps a state between calls"), (Rooting, "gradient at the pixels is not finite"),
+    (Infinite, "not finite for pixels")])
+def test_models_that_do_not_conform_are_told_what_to_mend(layer, message):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), layer(), nn.Flatten(), nn.Linear(4 * 30 * 30, 5))
+    model = wrap_model(network, stages=["0", "1", "3"], name="broken")
+    with pytest.raises(ValueError, match=f"(?s)broken does not conform.*{message}"):
+        check_model(model)
+
+
+def test_training_mode_gradients_class_names_and_order_are_checked():
+    model = wrap_model(small_network(), stages=["0", "5"], class_names=["a", "b"])
+    model.module[0].training = True
+    model.module[0].weight.requires_grad_(True)
+    model.stages = ("5", "0")
+    with pytest.raises(ValueError, match=r"(?s)training mode.*ask for a gradient.*listed as 5, 0 but computed as 0, 5.*K = 2"):
+        check_model(model)
+
+
+class Block(nn.Module):
+    """A residual block whose inside is no stage."""
+
+    def __init__(self, inputs, outputs, stride=1):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride)
+
+    def forward(self, x):
+        return (self.conv2(self.conv1(x).relu()) + self.shortcut(x)).relu_()
+
+
+class Pooled(nn.Module):
+    """Groups of blocks, pooled by a function; with a stem whose ReLU works in place, and one layer used twice."""
+
+    def __init__(self, *depths):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        widths = [8 * 2**number for number in range(len(depths) + 1)]
+        self.groups = nn.ModuleList(nn.Sequential(Block(i, o, 2), *(Block(o, o) for _ in range(depth - 1)))
+                                    for i, o, depth in zip(widths, widths[1:], depths))
+        self.again = nn.ReLU()
+        self.fc = nn.Linear(widths[-1], 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for group in self.groups:
+            x = self.again(group(x))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_default_stages_are_the_groups_the_pooled_features_and_the_logits():
+    model = wrap_model(Pooled(2, 2, 2))
+    assert model.stages == ("stem", "groups.0", "groups.1", "groups.2", "fc:input", "fc")
+    assert model.relu_stages == {"stem", "groups.0", "groups.1", "groups.2"}
+    check_model(model)
+
+
+def test_a_group_of_most_of_the_layers_is_divided():
+    model = wrap_model(Pooled(1, 6, 1))  # 19 layers in the second group, of 27
+    assert model.stages == ("stem", "groups.0", "groups.1.1", "groups.1.3", "groups.1", "groups.2", "fc:input", "fc")
+
+
+def test_the_input_of_a_module_can_be_a_stage(samples):
+    model = wrap_model(Pooled(1, 1), stages=["fc:input", "groups.1"])
+    assert model.stages == ("groups.1", "fc:input")
+    pooled = model.activations(samples.images, "groups.1").view(len(samples), 32, -1).relu().mean(2)
+    torch.testing.assert_close(model.activations(samples.images, "fc:input"), pooled)
+    with pytest.raises(ValueError, match="no submodule 'nothing:input'"):
+        wrap_model(Pooled(1), stages=["nothing:input"])
+
+
+def test_the_library_s_own_networks_get_the_stages_that_are_used_in_papers():
+    """The groups of a residual network, and quarters of a vision transformer."""
+    resnet = wrap_model(torchvision.models.resnet18(), input_size=64)
+    assert resnet.stages == ("relu", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc")
+    vit = wrap_model(torchvision.models.VisionTransformer(32, 8, 12, 2, 16, 32), input_size=32)
+    layers = [f"encoder.layers.encoder_layer_{number}" for number in (2, 5, 8)]
+    assert vit.stages == ("conv_proj", *layers, "encoder", "heads.head:input", "heads")
+
+
+def test_coarse_answers_need_coarse_classes(small, samples):
+    with pytest.raises(ValueError, match="no coarse classes"):
+        small.coarse(small(samples.images))
+    assert torch.equal(small.answer(samples.images), small(samples.images).argmax(1))
+    with pytest.raises(ValueError, match="members beyond"):
+        wrap_model(small_network(), coarse={"all": [0, 99]})

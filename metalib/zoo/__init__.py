@@ -10,7 +10,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 
-from metalib.data import CIFAR10_CLASSES
+from metalib import classes
 from metalib.models import SOURCES, Source, wrap_model
 from metalib.zoo.architectures import ARCHITECTURES, STAGES
 
@@ -23,9 +23,14 @@ def names():
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-def load(name):
+def files(name):
+    """Weights and card of a model."""
+    return [FOLDER / f"{name}.safetensors", FOLDER / f"{name}.json"]
+
+
+def load(name, *, stages=None, allow_pickle=False):
     """Load a model of the zoo by its name without the prefix `zoo/`; the file is checked against its card."""
-    path, card_path = FOLDER / f"{name}.safetensors", FOLDER / f"{name}.json"
+    path, card_path = files(name)
     remedy = f"restore it from the repository, or train it: python -m metalib.zoo.train {name}"
     try:
         card = json.loads(card_path.read_text())
@@ -36,10 +41,10 @@ def load(name):
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != card["sha256"]:
         raise ValueError(f"the weights {path} are damaged or not those of the card (another SHA-256); {remedy}")
-    network = ARCHITECTURES[card["architecture"]](len(CIFAR10_CLASSES))
+    network = ARCHITECTURES[card["architecture"]](len(classes.CIFAR10))
     weights = safetensors.torch.load(content)
     network.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
-    return wrap_model(network, stages=STAGES, mean=MEAN, std=STD, input_size=32, class_names=CIFAR10_CLASSES,
+    return wrap_model(network, stages=stages or STAGES, mean=MEAN, std=STD, input_size=32, class_names=classes.CIFAR10,
                       name=f"zoo/{name}", card=card, channels_last=True)
 
 
@@ -49,4 +54,4 @@ def null_path(name):
     return FOLDER / f"{rest}.null.safetensors" if prefix == "zoo" else None
 
 
-SOURCES["zoo"] = Source(names, load)
+SOURCES["zoo"] = Source(names, load, files)

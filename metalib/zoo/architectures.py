@@ -1,10 +1,12 @@
 """The networks of the bundled zoo: small classifiers of 32 x 32 images.
 
-Every architecture is a sequence of named stages, the same names everywhere, from early to late. The names are those of
-`STAGES`; `stem`, `group1`, `group2` and `group3` end in a ReLU.
+Every architecture is a sequence of named stages, the same names everywhere, from early to late: those of `STAGES`. The
+four families differ in what the last decade of vision models differed in: shortcuts (resnet, not vgg), depthwise
+convolutions with LayerNorm and GELU (convnext), attention between tokens (cct).
 """
 from collections import OrderedDict
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,32 +31,127 @@ class ResidualBlock(nn.Module):
         return F.relu(self.conv2(self.conv1(x)) + self.shortcut(x))
 
 
-def _stages(classes, stem, group1, group2, group3, width):
-    features = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    modules = (stem, group1, group2, group3, features, nn.Linear(width, classes))
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of every position of a map (B, C, H, W)."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution, then two layers at every position, and a shortcut (Liu et al. 2022, arXiv:2201.03545, figure 4)."""
+
+    def __init__(self, width, kernel=5, expansion=3):
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.expand, self.project = nn.Linear(width, expansion * width), nn.Linear(expansion * width, width)
+
+    def forward(self, x):
+        inner = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        return x + self.project(F.gelu(self.expand(inner))).permute(0, 3, 1, 2)
+
+
+class TransformerBlock(nn.Module):
+    """Attention between tokens, then two layers at every token, each with LayerNorm before it and a shortcut around it.
+
+    Dosovitskiy et al. 2021, arXiv:2010.11929, figure 1. Attention is written out: for so few tokens
+    the backward pass of torch's fused kernel is several times slower on a CPU.
+    """
+
+    def __init__(self, width, heads, expansion=2):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+
+    def forward(self, x):
+        count, tokens, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(count, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attention = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+        x = x + self.out((attention @ v).transpose(1, 2).reshape(count, tokens, width))
+        return x + self.mlp(self.norm2(x))
+
+
+class Tokens(nn.Module):
+    """A map (B, C, H, W) as tokens (B, H W, C), with a learned embedding of their position."""
+
+    def __init__(self, tokens, width):
+        super().__init__()
+        self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(tokens, width), std=0.02))
+
+    def forward(self, x):
+        return x.flatten(2).transpose(1, 2) + self.position
+
+
+class SequencePool(nn.Module):
+    """The mean of the tokens (B, N, C), weighted by what each of them says of itself.
+
+    Hassani et al. 2021, arXiv:2104.05704, section 3.2.
+    """
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm, self.weight = nn.LayerNorm(width), nn.Linear(width, 1)
+
+    def forward(self, x):
+        x = self.norm(x)
+        return (self.weight(x).softmax(1) * x).sum(1)
+
+
+def _stages(*modules):
     return nn.Sequential(OrderedDict(zip(STAGES, modules, strict=True)))
+
+
+def _pool():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def resnet(classes=10):
     """A residual network: a stem and five residual blocks at 32, 16 and 8 pixels; 0.68 million parameters."""
     return _stages(
-        classes,
-        stem=conv_bn_relu(3, 32),
-        group1=ResidualBlock(32, 32),
-        group2=nn.Sequential(ResidualBlock(32, 64, stride=2), ResidualBlock(64, 64)),
-        group3=nn.Sequential(ResidualBlock(64, 128, stride=2), ResidualBlock(128, 128)),
-        width=128)
+        conv_bn_relu(3, 32),
+        ResidualBlock(32, 32),
+        nn.Sequential(ResidualBlock(32, 64, stride=2), ResidualBlock(64, 64)),
+        nn.Sequential(ResidualBlock(64, 128, stride=2), ResidualBlock(128, 128)),
+        _pool(),
+        nn.Linear(128, classes))
 
 
 def vgg(classes=10):
-    """A plain network, after Simonyan & Zisserman 2015 (arXiv:1409.1556): convolutions and max-pooling, no shortcuts."""
+    """A plain network, after Simonyan & Zisserman 2015 (arXiv:1409.1556): convolutions and max-pooling; 0.55 million."""
     return _stages(
-        classes,
-        stem=conv_bn_relu(3, 32),
-        group1=conv_bn_relu(32, 32),
-        group2=nn.Sequential(nn.MaxPool2d(2), conv_bn_relu(32, 64), conv_bn_relu(64, 128)),
-        group3=nn.Sequential(nn.MaxPool2d(2), conv_bn_relu(128, 128), conv_bn_relu(128, 128), conv_bn_relu(128, 128)),
-        width=128)
+        conv_bn_relu(3, 32),
+        conv_bn_relu(32, 32),
+        nn.Sequential(nn.MaxPool2d(2), conv_bn_relu(32, 64), conv_bn_relu(64, 128)),
+        nn.Sequential(nn.MaxPool2d(2), conv_bn_relu(128, 128), conv_bn_relu(128, 128), conv_bn_relu(128, 128)),
+        _pool(),
+        nn.Linear(128, classes))
 
 
-ARCHITECTURES = {"resnet": resnet, "vgg": vgg}
+def convnext(classes=10):
+    """A modern convolutional network after Liu et al. 2022: six blocks at 16, 8 and 4 pixels; 0.55 million parameters."""
+    def shrink(inputs, outputs):
+        return nn.Sequential(ChannelNorm(inputs), nn.Conv2d(inputs, outputs, 2, stride=2))
+
+    return _stages(
+        nn.Sequential(nn.Conv2d(3, 48, 3, stride=2, padding=1), ChannelNorm(48)),
+        nn.Sequential(ConvNeXtBlock(48), ConvNeXtBlock(48)),
+        nn.Sequential(shrink(48, 96), ConvNeXtBlock(96), ConvNeXtBlock(96)),
+        nn.Sequential(shrink(96, 160), ConvNeXtBlock(160), ConvNeXtBlock(160)),
+        nn.Sequential(_pool(), nn.LayerNorm(160)),
+        nn.Linear(160, classes))
+
+
+def cct(classes=10):
+    """A compact vision transformer after Hassani et al. 2021: convolutions to 8 x 8 tokens, then six blocks; 0.53 million."""
+    return _stages(
+        nn.Sequential(conv_bn_relu(3, 32), conv_bn_relu(32, 64, stride=2), nn.Conv2d(64, 96, 3, stride=2, padding=1),
+                      Tokens(64, 96)),
+        *(nn.Sequential(TransformerBlock(96, heads=3), TransformerBlock(96, heads=3)) for _ in range(3)),
+        SequencePool(96),
+        nn.Linear(96, classes))
+
+
+ARCHITECTURES = {"resnet": resnet, "vgg": vgg, "convnext": convnext, "cct": cct}

@@ -1,0 +1,252 @@
+"""Public models: torchvision, timm and RobustBench. The libraries are imported when a model of theirs is listed or loaded.
+
+    load_model("torchvision/resnet50.IMAGENET1K_V1")
+    load_model("timm/vit_base_patch16_224")
+    load_model("robustbench/cifar10/L2/Engstrom2019Robustness")
+
+Files are looked for and kept where the library itself has them: `torch.hub`'s checkpoints, Hugging Face's cache, and for
+RobustBench `./models` if the file is there, else `robustbench` in `METALIB_DATA` (default `~/.cache/metalib`).
+"""
+import contextlib
+import functools
+import importlib
+import os
+import pickle
+import sys
+import tempfile
+import types
+import warnings
+from collections import OrderedDict
+from importlib import resources
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+import torchvision
+from torch import nn
+
+from metalib import classes
+from metalib.models import SOURCES, Source, list_models, missing_files, wrap_model
+
+IMAGENET = tuple(torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"])
+
+
+def _import(name):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ImportError(f"these models need the package {name}: pip install 'metalib[zoos]', or pip install {name}") from error
+
+
+def _is_web_page(path):
+    with open(path, "rb") as file:
+        return file.read(200).lstrip().lower().startswith((b"<!doctype", b"<html"))
+
+
+def _hub(url):
+    """Where torch.hub keeps the file of a URL."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+
+
+def _described(count):
+    """Class names, and for ImageNet the coarse classes, of a model with so many classes."""
+    names = {10: classes.CIFAR10, 100: classes.CIFAR100, 1000: IMAGENET}.get(count, ())
+    return {"class_names": names, "coarse": classes.IMAGENET16 if count == 1000 else None}
+
+
+@contextlib.contextmanager
+def _loading(prefix, name, allow_pickle):
+    """Checkpoints are read as tensors only, unless pickles are allowed; what goes wrong is said in terms of files."""
+    source = SOURCES[prefix]
+    missing = missing_files(source, name)
+    for path in source.files(name):
+        if path.is_file() and _is_web_page(path):
+            raise ValueError(f"{path} is a web page, left by a download that failed; delete it and load the model again")
+    setting = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" if allow_pickle else "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(setting)
+    os.environ[setting] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="torch|torchvision|timm|robustbench")
+            warnings.filterwarnings("ignore", message="Environment variable TORCH_FORCE")
+            yield
+    except pickle.UnpicklingError as error:
+        files = ", ".join(map(str, source.files(name)))
+        raise ValueError(f"{files} holds more than tensors, or is damaged ({str(error).splitlines()[0]}). If you trust where it "
+                         f"comes from: load_model('{prefix}/{name}', allow_pickle=True) unpickles it, which runs the code in "
+                         "it. Otherwise delete it.") from error
+    except (OSError, RuntimeError, EOFError) as error:
+        still = [path for path in missing if not path.is_file()]
+        if still:
+            here = list_models(f"{prefix}/*", offline=True) + list_models("zoo/*")
+            raise FileNotFoundError(
+                f"the weights of {prefix}/{name} are not on this machine and could not be downloaded "
+                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). With a network, load the model "
+                f"there and copy {_and(still)} to the same place here. Available without a network: {', '.join(here)}") from error
+        raise ValueError(f"{_and(source.files(name))} cannot be read as the weights of {prefix}/{name} ({error}); if the "
+                         "file is damaged, delete it and load the model again") from error
+    finally:
+        del os.environ[setting]
+        if before is not None:
+            os.environ[setting] = before
+
+
+def _and(paths):
+    return " and ".join(map(str, paths))
+
+
+# --- torchvision ------------------------------------------------------------------------------------------------------
+
+def _torchvision_names():
+    models = torchvision.models
+    names = models.list_models(module=models)
+    return names + [f"{name}.{weights.name}" for name in names for weights in models.get_model_weights(name)]
+
+
+def _torchvision_weights(name):
+    architecture, _, weights = name.partition(".")
+    enum = torchvision.models.get_model_weights(architecture)
+    return architecture, enum[weights] if weights else enum.DEFAULT
+
+
+def _torchvision_load(name, *, stages=None, allow_pickle=False):
+    architecture, weights = _torchvision_weights(name)
+    with _loading("torchvision", name, allow_pickle):
+        network = torchvision.models.get_model(architecture, weights=weights)
+    transform = weights.transforms()
+    return wrap_model(network, stages=stages, mean=transform.mean, std=transform.std, input_size=transform.crop_size[0],
+                      name=f"torchvision/{name}", card={"weights": str(weights), "url": weights.url},
+                      **_described(len(weights.meta["categories"])))
+
+
+# --- timm -------------------------------------------------------------------------------------------------------------
+
+@functools.cache
+def _timm_names():
+    timm = _import("timm")
+    tagged = [name for name in timm.list_models(pretrained=True) if not timm.is_model(name) or "." in name]
+    return sorted({*tagged, *(name.partition(".")[0] for name in tagged)})
+
+
+def _timm_files(name):
+    """The file of a model in Hugging Face's cache (which names it by a hash once it is there), or in torch.hub's."""
+    import huggingface_hub
+    config = _import("timm").get_pretrained_cfg(name)
+    if not config.hf_hub_id:
+        return [_hub(config.url)]
+    for file in ("model.safetensors", "pytorch_model.bin", config.hf_hub_filename):
+        found = file and huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file)
+        if isinstance(found, str):
+            return [Path(found)]
+    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    return [cache / f"models--{config.hf_hub_id.replace('/', '--')}" / (config.hf_hub_filename or "model.safetensors")]
+
+
+def _timm_load(name, *, stages=None, allow_pickle=False):
+    timm = _import("timm")
+    if timm.get_pretrained_cfg(name).hf_hub_id and not _import("timm.models._hub").has_hf_hub():
+        raise ImportError(f"timm {timm.__version__} cannot use the installed huggingface_hub: pip install 'huggingface_hub<1'")
+    file, = _timm_files(name)
+    here = {"pretrained_cfg_overlay": {"file": str(file)}} if file.is_file() else {}  # else timm asks the network about it
+    with _loading("timm", name, allow_pickle):
+        if not here and timm.get_pretrained_cfg(name).hf_hub_id:  # one question, where a download would ask a dozen times
+            hub = _import("huggingface_hub")
+            hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=10)
+        network = timm.create_model(name, pretrained=True, **here)
+    config = timm.data.resolve_model_data_config(network)
+    return wrap_model(network, stages=stages, mean=config["mean"], std=config["std"], input_size=config["input_size"][-1],
+                      name=f"timm/{name}", card={"pretrained": network.pretrained_cfg}, **_described(network.num_classes))
+
+
+# --- RobustBench ------------------------------------------------------------------------------------------------------
+
+@functools.cache
+def _robustbench():
+    """The package robustbench 1.1, whose imports are broken in two places that are mended while it is imported.
+
+    It asks for `autoattack`, which its own dependency now calls `pyautoattack`, and for `pkg_resources`, which setuptools no
+    longer has; of that it needs one function, to find a file of its own.
+    """
+    stand_in = types.ModuleType("pkg_resources")
+    stand_in.resource_filename = lambda package, path: str(resources.files(package.rpartition(".")[0]) / path)
+    missing = {}
+    for name, module in (("pkg_resources", lambda: stand_in), ("autoattack", lambda: _import("pyautoattack"))):
+        if importlib.util.find_spec(name) is None:
+            missing[name] = module()
+    sys.modules.update(missing)
+    try:
+        _import("robustbench")
+        return _import("robustbench.utils")
+    finally:
+        for name in missing:
+            del sys.modules[name]
+
+
+def _robustbench_entries():
+    return {f"{dataset.value}/{threat.value}/{name}": entry for dataset, threats in _robustbench().all_models.items()
+            for threat, models in threats.items() for name, entry in models.items()}
+
+
+def _robustbench_timm(name):
+    """RobustBench's transformers are registered with timm, under this name."""
+    dataset, threat, entry = name.split("/")
+    return f"{entry}_{dataset}_{threat}".lower().replace("-", "_")
+
+
+def _robustbench_folder(name):
+    """RobustBench's model directory: ./models where this model is already there, else one folder for all."""
+    here = Path("models")
+    if any((here / name).parent.glob(f"{Path(name).name}.pt*")):
+        return here
+    return Path(os.environ.get("METALIB_DATA") or Path.home() / ".cache" / "metalib").expanduser() / "robustbench"
+
+
+def _robustbench_downloads(name):
+    """The files of a model, each with its identifier on Google Drive, or None where robustbench fetches it by another way."""
+    entry, timm_name = _robustbench_entries()[name], _robustbench_timm(name)
+    drive, config = entry["gdrive_id"], _import("timm").get_pretrained_cfg(timm_name)
+    path = _robustbench_folder(name) / f"{name}.pt"
+    if config is not None:
+        return {_hub(config.url): None}
+    if isinstance(drive, list):
+        return {path.with_name(f"{path.name}_m{number}.pt"): identifier for number, identifier in enumerate(drive)}
+    if not drive:  # the standard ResNet-50 of torchvision
+        return {_hub(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url): None}
+    return {path: drive}
+
+
+def _download_from_drive(identifier, path):
+    """Fetch a file to its place, or leave nothing."""
+    import gdown
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        file = gdown.download(id=identifier, output=str(Path(folder) / path.name))
+        if file is None or _is_web_page(file):
+            raise OSError(f"Google Drive did not give the file {identifier}; it may limit downloads of it for some hours")
+        os.replace(file, path)
+
+
+def _robustbench_load(name, *, stages=None, allow_pickle=False):
+    library, entry, downloads = _robustbench(), _robustbench_entries()[name], _robustbench_downloads(name)
+    dataset, threat, model_name = name.split("/")
+    with _loading("robustbench", name, allow_pickle):
+        for path in missing_files(SOURCES["robustbench"], name):
+            if downloads[path]:
+                _download_from_drive(downloads[path], path)
+        network = library.load_model(model_name, model_dir=_robustbench_folder(name), dataset=dataset, threat_model=threat)
+    if len(downloads) > 1:  # an ensemble averages outside any submodule: one around it makes its logits a stage
+        network = nn.Sequential(OrderedDict(ensemble=network))
+    side = 32 if dataset != "imagenet" else 288 if entry.get("preprocessing") == "Crop288" else 224
+    return wrap_model(network, stages=stages, input_size=side, name=f"robustbench/{name}",  # normalisation is in the network
+                      card={"dataset": dataset, "threat_model": threat},
+                      **_described({"cifar10": 10, "cifar100": 100, "imagenet": 1000}[dataset]))
+
+
+SOURCES["torchvision"] = Source(_torchvision_names, _torchvision_load, lambda name: [_hub(_torchvision_weights(name)[1].url)])
+SOURCES["timm"] = Source(_timm_names, _timm_load, _timm_files)
+SOURCES["robustbench"] = Source(lambda: list(_robustbench_entries()), _robustbench_load,
+                                lambda name: list(_robustbench_downloads(name)))

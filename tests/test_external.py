@@ -1,0 +1,197 @@
+"""Public models, without a network: real architectures with random weights, saved where each library keeps its downloads.
+
+Nothing is stood in for but the network, which answers as an unplugged one does.
+"""
+import argparse
+import socket
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+from metalib import check_model, classes, external, generate, list_models, load_images, load_model
+
+pytest.importorskip("timm")
+
+TORCHVISION, TIMM = "torchvision/resnet18", "timm/resnet10t"
+ROBUSTBENCH = "robustbench/cifar10/corruptions/Hendrycks2020AugMix_WRN"
+
+
+@pytest.fixture(autouse=True)
+def unplugged(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch):
+    """The libraries' own caches, empty."""
+    import huggingface_hub
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("METALIB_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    return tmp_path
+
+
+def save(path, tensors):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(tensors, path)
+
+
+def settled(network, side):
+    """A network with random weights whose batch normalisation has seen some images."""
+    with torch.no_grad():
+        for seed in range(5):
+            network.train()(torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(seed)))
+    return network.eval()
+
+
+def torchvision_checkpoint():
+    network = settled(torchvision.models.resnet18(), 64)
+    save(external.SOURCES["torchvision"].files("resnet18")[0], network.state_dict())
+
+
+def timm_checkpoint(root):
+    import timm
+    network = settled(timm.create_model("resnet10t"), 64)
+    folder = root / "hub" / f"models--{timm.get_pretrained_cfg('resnet10t').hf_hub_id.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    safetensors.torch.save_file(network.state_dict(), folder / "snapshots" / ("0" * 40) / "model.safetensors")
+
+
+def robustbench_checkpoint(folder, **more):
+    entry = external._robustbench_entries()[ROBUSTBENCH.removeprefix("robustbench/")]
+    network = settled(entry["model"](), 32)
+    weights = {f"module.{key}": value for key, value in network.state_dict().items() if key not in ("mu", "sigma")}
+    save(folder / f"{ROBUSTBENCH.removeprefix('robustbench/')}.pt", {"state_dict": weights, **more})
+
+
+def library_logits(name, images):
+    """Logits by the library's own way to load and to normalise."""
+    with torch.no_grad():
+        if name == TORCHVISION:
+            weights = torchvision.models.ResNet18_Weights.DEFAULT
+            network, transform = torchvision.models.resnet18(weights=weights).eval(), weights.transforms()
+            return network(torchvision.transforms.functional.normalize(images, transform.mean, transform.std))
+        if name == TIMM:
+            import timm
+            network = timm.create_model("resnet10t").eval()
+            file, = external.SOURCES["timm"].files("resnet10t")
+            timm.models.load_checkpoint(network, str(file))  # what pretrained=True does, without asking the network first
+            normalise = timm.data.create_transform(**timm.data.resolve_model_data_config(network)).transforms[-1]
+            return network(normalise(images))
+        return external._robustbench().load_model("Hendrycks2020AugMix_WRN", dataset="cifar10", threat_model="corruptions")(images)
+
+
+@pytest.mark.parametrize("name", [TORCHVISION, TIMM, ROBUSTBENCH])
+def test_a_model_is_that_of_its_library(name, caches):
+    """Logits, stages against forward hooks, early exit, gradients, class names, and metamers."""
+    if name == TORCHVISION:
+        torchvision_checkpoint()
+    elif name == TIMM:
+        timm_checkpoint(caches)
+    else:
+        robustbench_checkpoint(caches / "models")  # RobustBench's own default, beside the user's scripts
+    model = load_model(name)
+    assert name in list_models(f"{name.partition('/')[0]}/*", offline=True)
+    images = load_images("cifar10-samples", size=model.input_size, n=2).images
+    torch.testing.assert_close(model(images), library_logits(name, images))
+    assert check_model(model) is model
+    assert len(model.class_names) == model.shapes[model.stages[-1]][0] and len(model.stages) >= 5
+    for stage in (model.stages[0], model.stages[-2]):
+        metamers = generate(model, images, stage, steps=12)
+        assert (metamers.loss[-1] < 0.8 * metamers.loss[0]).all(), stage
+    chosen = load_model(name, stages=model.stages[1:3])
+    assert chosen.stages == model.stages[1:3]
+
+
+def test_robustbench_files_are_also_kept_in_one_folder_for_all(caches):
+    robustbench_checkpoint(caches / "data" / "robustbench")
+    assert load_model(ROBUSTBENCH).input_size == 32
+
+
+def test_a_checkpoint_with_more_than_tensors_needs_consent(caches):
+    robustbench_checkpoint(caches / "models", options=argparse.Namespace(depth=40))
+    with pytest.raises(ValueError, match=r"AugMix_WRN\.pt holds more than tensors.*allow_pickle=True"):
+        load_model(ROBUSTBENCH)
+    assert load_model(ROBUSTBENCH, allow_pickle=True).name == ROBUSTBENCH
+
+
+def test_a_web_page_in_place_of_a_checkpoint_is_told(caches):
+    path = caches / "models" / f"{ROBUSTBENCH.removeprefix('robustbench/')}.pt"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title>")
+    with pytest.raises(ValueError, match=r"AugMix_WRN\.pt is a web page.*delete it"):
+        load_model(ROBUSTBENCH)
+
+
+def test_a_truncated_checkpoint_is_told(caches):
+    torchvision_checkpoint()
+    path, = external.SOURCES["torchvision"].files("resnet18")
+    path.write_bytes(path.read_bytes()[:10_000])
+    with pytest.raises(ValueError, match=f"{path.name}.*delete it"):
+        load_model(TORCHVISION)
+
+
+@pytest.mark.parametrize("name, place", [
+    (TORCHVISION, r"torch/hub/checkpoints/resnet18-f37072fd\.pth"),
+    (TIMM, r"hub/models--timm--resnet10t\.c3_in1k/model\.safetensors"),
+    (ROBUSTBENCH, r"data/robustbench/cifar10/corruptions/Hendrycks2020AugMix_WRN\.pt"),
+    ("robustbench/imagenet/corruptions/AlexNet", r"torch/hub/checkpoints/alexnet-owt-7be5be79\.pth"),
+    ("robustbench/cifar10/Linf/Debenedetti2022Light_XCiT-S12", r"checkpoints/debenedetti2022light-xcit-s-cifar10-linf\.pth\.tar")])
+def test_without_a_network_the_error_says_what_to_put_where(name, place, caches):
+    with pytest.raises(FileNotFoundError, match=rf"(?s)could not be downloaded.*copy .*{place}.*Available.*zoo/resnet-standard-0"):
+        load_model(name)
+    assert not [path for path in caches.rglob("*") if path.is_file()], "a failed download leaves something behind"
+
+
+def test_models_are_listed_without_a_download():
+    assert len(list_models("torchvision/*")) > 150 and len(list_models("timm/*")) > 1000
+    assert len(list_models("robustbench/*")) >= 200
+    assert "robustbench/cifar10/L2/Engstrom2019Robustness" in list_models("robustbench/cifar10/L2/*")
+    assert {name.split("/")[1] for name in list_models("robustbench/*")} == {"cifar10", "cifar100", "imagenet"}
+    assert "torchvision/resnet50.IMAGENET1K_V1" in list_models("*/resnet50*") and "timm/resnet50" in list_models("*/resnet50*")
+    assert not list_models("torchvision/*", offline=True)
+    with pytest.raises(ValueError, match="did you mean robustbench/cifar10/L2/Engstrom2019Robustness"):
+        load_model("robustbench/cifar10/L2/Engstrom2019")
+
+
+def test_importing_the_package_imports_no_zoo_library():
+    script = "import sys, metalib; print([m for m in ('robustbench', 'timm', 'huggingface_hub', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_library_that_is_not_installed_is_named(monkeypatch):
+    external._timm_names.cache_clear()
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"package timm.*pip install"):
+        list_models("timm/*")
+    assert list_models("*resnet-standard*")  # others are listed all the same
+    external._timm_names.cache_clear()
+
+
+def test_sixteen_coarse_classes():
+    """The largest member logit decides; classes outside the sixteen do not count."""
+    torchvision_checkpoint()
+    model = load_model(TORCHVISION)
+    assert len(model.coarse_names) == 16 and len(classes.CIFAR100) == 100
+    logits = torch.randn(200, 1000, generator=torch.Generator().manual_seed(0))
+    member = {index: number for number, indices in enumerate(classes.IMAGENET16.values()) for index in indices}
+    assert len(member) == 207
+    expected = [member[max(member, key=lambda index: row[index])] for row in logits.tolist()]
+    assert model.coarse(logits).tolist() == expected
+    for coarse, fine in {"cat": "tabby", "airplane": "airliner", "elephant": "African elephant", "knife": "cleaver",
+                         "keyboard": "computer keyboard", "bear": "brown bear", "oven": "rotisserie"}.items():
+        assert model.class_names.index(fine) in classes.IMAGENET16[coarse], (coarse, fine)
+    images = load_images("imagenet-samples", n=2).images
+    assert torch.equal(model.answer(images), model.coarse(model(images)))
