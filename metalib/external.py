@@ -26,7 +26,7 @@ import torchvision
 from torch import nn
 
 from metalib import classes
-from metalib.models import SOURCES, Source, list_models, missing_files, wrap_model
+from metalib.models import SOURCES, Source, full_name, list_models, missing_files, wrap_model
 
 IMAGENET = tuple(torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"])
 
@@ -113,13 +113,14 @@ def _torchvision_weights(name):
     return architecture, enum[weights] if weights else enum.DEFAULT
 
 
-def _torchvision_load(name, *, stages=None, allow_pickle=False):
+def _torchvision_load(name, *, stages=None, allow_pickle=False, pretrained=True):
     architecture, weights = _torchvision_weights(name)
-    with _loading("torchvision", name, allow_pickle):
-        network = torchvision.models.get_model(architecture, weights=weights)
+    with _loading("torchvision", name, allow_pickle) if pretrained else contextlib.nullcontext():
+        network = torchvision.models.get_model(architecture, weights=weights if pretrained else None)
     transform = weights.transforms()
     return wrap_model(network, stages=stages, mean=transform.mean, std=transform.std, input_size=transform.crop_size[0],
-                      name=f"torchvision/{name}", card={"weights": str(weights), "url": weights.url},
+                      name=full_name("torchvision", name, pretrained),
+                      card={"weights": str(weights), "url": weights.url} if pretrained else {},
                       **_described(len(weights.meta["categories"])))
 
 
@@ -146,23 +147,32 @@ def _timm_files(name):
     return [cache / f"models--{config.hf_hub_id.replace('/', '--')}" / (config.hf_hub_filename or "model.safetensors")]
 
 
-def _timm_load(name, *, stages=None, allow_pickle=False):
+def _timm_load(name, *, stages=None, allow_pickle=False, pretrained=True):
     timm = _import("timm")
-    if timm.get_pretrained_cfg(name).hf_hub_id and not _import("timm.models._hub").has_hf_hub():
+    network = _timm_pretrained(timm, name, allow_pickle) if pretrained else timm.create_model(name)
+    config = timm.data.resolve_model_data_config(network)
+    return wrap_model(network, stages=stages, mean=config["mean"], std=config["std"], input_size=config["input_size"][-1],
+                      name=full_name("timm", name, pretrained), card=dict(network.pretrained_cfg) if pretrained else {},
+                      **_described(network.num_classes))
+
+
+def _timm_pretrained(timm, name, allow_pickle):
+    from_hub = timm.get_pretrained_cfg(name).hf_hub_id
+    if from_hub and not _import("timm.models._hub").has_hf_hub():
         raise ImportError(f"timm {timm.__version__} cannot use the installed huggingface_hub: pip install 'huggingface_hub<1'")
     file, = _timm_files(name)
     here = {"pretrained_cfg_overlay": {"file": str(file)}} if file.is_file() else {}  # else timm asks the network about it
     with _loading("timm", name, allow_pickle):
-        if not here and timm.get_pretrained_cfg(name).hf_hub_id:  # one question, where a download would ask a dozen times
+        if from_hub and not here:  # one question, where a download would ask a dozen times
             hub = _import("huggingface_hub")
             hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=10)
-        network = timm.create_model(name, pretrained=True, **here)
-    config = timm.data.resolve_model_data_config(network)
-    return wrap_model(network, stages=stages, mean=config["mean"], std=config["std"], input_size=config["input_size"][-1],
-                      name=f"timm/{name}", card={"pretrained": network.pretrained_cfg}, **_described(network.num_classes))
+        return timm.create_model(name, pretrained=True, **here)
 
 
 # --- RobustBench ------------------------------------------------------------------------------------------------------
+
+ROBUSTBENCH_CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
+
 
 @functools.cache
 def _robustbench():
@@ -230,20 +240,35 @@ def _download_from_drive(identifier, path):
         os.replace(file, path)
 
 
-def _robustbench_load(name, *, stages=None, allow_pickle=False):
-    library, entry, downloads = _robustbench(), _robustbench_entries()[name], _robustbench_downloads(name)
-    dataset, threat, model_name = name.split("/")
-    with _loading("robustbench", name, allow_pickle):
-        for path in missing_files(SOURCES["robustbench"], name):
-            if downloads[path]:
-                _download_from_drive(downloads[path], path)
-        network = library.load_model(model_name, model_dir=_robustbench_folder(name), dataset=dataset, threat_model=threat)
-    if len(downloads) > 1:  # an ensemble averages outside any submodule: one around it makes its logits a stage
+def _robustbench_load(name, *, stages=None, allow_pickle=False, pretrained=True):
+    entry, dataset = _robustbench_entries()[name], name.split("/")[0]
+    network = _robustbench_pretrained(name, allow_pickle) if pretrained else _robustbench_untrained(name)
+    if isinstance(entry["gdrive_id"], list):  # an ensemble averages outside any submodule: one around it makes its logits a stage
         network = nn.Sequential(OrderedDict(ensemble=network))
     side = 32 if dataset != "imagenet" else 288 if entry.get("preprocessing") == "Crop288" else 224
-    return wrap_model(network, stages=stages, input_size=side, name=f"robustbench/{name}",  # normalisation is in the network
-                      card={"dataset": dataset, "threat_model": threat},
-                      **_described({"cifar10": 10, "cifar100": 100, "imagenet": 1000}[dataset]))
+    return wrap_model(network, stages=stages, input_size=side,  # normalisation is in the network
+                      name=full_name("robustbench", name, pretrained),
+                      card={"dataset": dataset, "threat_model": name.split("/")[1]} if pretrained else {},
+                      **_described(ROBUSTBENCH_CLASSES[dataset]))
+
+
+def _robustbench_pretrained(name, allow_pickle):
+    dataset, threat, model_name = name.split("/")
+    with _loading("robustbench", name, allow_pickle):
+        for path, identifier in _robustbench_downloads(name).items():
+            if identifier and not path.is_file():
+                _download_from_drive(identifier, path)
+        return _robustbench().load_model(model_name, model_dir=_robustbench_folder(name), dataset=dataset, threat_model=threat)
+
+
+def _robustbench_untrained(name):
+    timm, timm_name = _import("timm"), _robustbench_timm(name)
+    if timm.is_model(timm_name):
+        return timm.create_model(timm_name, num_classes=ROBUSTBENCH_CLASSES[name.split("/")[0]])
+    if not _robustbench_entries()[name]["gdrive_id"]:
+        library = _import("robustbench.model_zoo.imagenet")
+        return library.normalize_model(torchvision.models.resnet50(), library.mu, library.sigma)
+    return _robustbench_entries()[name]["model"]()
 
 
 SOURCES["torchvision"] = Source(_torchvision_names, _torchvision_load, lambda name: [_hub(_torchvision_weights(name)[1].url)])

@@ -44,9 +44,9 @@ class Model(nn.Module):
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).view(-1, 1, 1))
         self.eval().requires_grad_(False)
         _check_weights(module, name)
-        grey = self._normalised(torch.full((1, 3, input_size, input_size), 0.5))
-        self.stages, self.shapes, self.relu_stages = trace(module, stages, grey, name)
-        self.register_buffer("_coarse", _membership(coarse, self(torch.full((1, 3, input_size, input_size), 0.5)).shape[1], name))
+        grey = torch.full((1, 3, input_size, input_size), 0.5)
+        self.stages, self.shapes, self.relu_stages = trace(module, stages, self._normalised(grey), name)
+        self.register_buffer("_coarse", _membership(coarse, self(grey).shape[1], name) if coarse else torch.empty(0))
 
     def train(self, mode=True):
         """A model of this library stays in evaluation mode, whatever is asked."""
@@ -188,7 +188,7 @@ class Source:
 
     Attributes:
         names: lists the names that follow the prefix.
-        load: makes a Model of one of them; takes `stages` (None for the default) and `allow_pickle`.
+        load: makes a Model of one of them; takes `stages` (None for the default), `allow_pickle` and `pretrained`.
         files: the files that a model needs; those that are missing are downloaded when it is loaded.
     """
     names: Callable[[], list[str]]
@@ -226,12 +226,17 @@ def list_models(pattern="*", *, offline=False):
     return sorted(names)
 
 
+def full_name(prefix, name, pretrained):
+    """The name of a model in tables."""
+    return f"{prefix}/{name}" + ("" if pretrained else " (untrained)")
+
+
 def missing_files(source, name):
     """Those files of a model that are not on this machine."""
     return [path for path in source.files(name) if not path.is_file()]
 
 
-def load_model(name, *, stages=None, device="cpu", allow_pickle=False):
+def load_model(name, *, stages=None, device="cpu", allow_pickle=False, pretrained=True):
     """Load a model by name. Weights that are not on this machine are downloaded into the cache of the library they belong to.
 
     Args:
@@ -241,6 +246,8 @@ def load_model(name, *, stages=None, device="cpu", allow_pickle=False):
         device: where to put it.
         allow_pickle: unpickle checkpoints that hold more than tensors. This runs whatever code they contain: allow it only
             for files whose origin you trust.
+        pretrained: False gives the architecture with random weights, by torch's generator, and "(untrained)" in its name: a
+            control that needs no file.
 
     Raises:
         ValueError: unknown name (the message has the nearest ones), a weights file that is damaged, or one that holds more
@@ -257,13 +264,13 @@ def load_model(name, *, stages=None, device="cpu", allow_pickle=False):
         known = list_models(f"{prefix}/*" if prefix in SOURCES else "*")
         near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known[:8]
         raise ValueError(f"unknown model {name!r}; did you mean {', '.join(near)}? list_models() lists all")
-    return SOURCES[prefix].load(rest, stages=stages, allow_pickle=allow_pickle).to(device)
+    return SOURCES[prefix].load(rest, stages=stages, allow_pickle=allow_pickle, pretrained=pretrained).to(device)
 
 
 def _membership(coarse, classes, name):
     """For each of the classes the number of its coarse class, -1 for none."""
     members = torch.full((classes,), -1)
-    for number, indices in enumerate((coarse or {}).values()):
+    for number, indices in enumerate(coarse.values()):
         if not all(0 <= index < classes for index in indices):
             raise ValueError(f"{name} has {classes} classes; the coarse classes have members beyond")
         members[list(indices)] = number

@@ -99,3 +99,18 @@ def cost_and_distinctness(table, by, *, ax=None):
                         marker=marker, s=45, alpha=0.8, legend=passed, ax=ax)
     ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylabel="gradient evaluations to the criterion")
     return ax
+
+
+def accuracy_and_robustness(table, *, ax=None):
+    """Accuracy under attack against accuracy, one point per model, with intervals of plus and minus two standard errors.
+
+    Args:
+        table: one row per model with the columns architecture, training, accuracy, robust and n (the number of test images).
+    """
+    ax = ax or plt.gca()
+    x, y = (2 * np.sqrt(table[column] * (1 - table[column]) / table["n"]) for column in ("accuracy", "robust"))
+    ax.errorbar(table["accuracy"], table["robust"], xerr=x, yerr=y, fmt="none", color="0.6", linewidth=1, zorder=1)
+    sns.scatterplot(table, x="accuracy", y="robust", hue="architecture", style="training", s=90, ax=ax)
+    ax.set(xlabel="accuracy on unaltered test images", ylabel="accuracy under attack")
+    sns.move_legend(ax, "center left", bbox_to_anchor=(1.02, 0.5))
+    return ax

@@ -98,7 +98,7 @@ def test_no_tracked_file_names_a_path_of_a_machine():
 
 
 def test_importing_metalib_is_light():
-    heavy = ["matplotlib", "robustbench", "timm", "foolbox", "IPython", "seaborn"]
+    heavy = ["matplotlib", "robustbench", "timm", "huggingface_hub", "foolbox", "IPython", "seaborn"]
     code = f"import sys, metalib; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 

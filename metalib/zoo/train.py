@@ -46,16 +46,16 @@ TRAININGS = {
 
 
 def sgd(parameters, decay):
-    """Stochastic gradient descent with Nesterov momentum, for networks with batch normalisation."""
+    """Stochastic gradient descent with Nesterov momentum, for convolutional networks."""
     return torch.optim.SGD(parameters, lr=0.15, momentum=0.9, weight_decay=5e-4 * decay, nesterov=True)
 
 
 def adamw(parameters, decay):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), for networks with layer normalisation."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), for transformers."""
     return torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05 * decay)
 
 
-OPTIMIZERS = {"resnet": sgd, "vgg": sgd, "convnext": adamw, "cct": adamw}
+OPTIMIZERS = {"resnet": sgd, "vgg": sgd, "convnext": sgd, "cct": adamw}
 
 def recipe(architecture, training):
     """All that a training is made of, a plain dict for the card."""
