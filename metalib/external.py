@@ -66,9 +66,9 @@ def _loading(prefix, name, allow_pickle):
     for path in source.files(name):
         if path.is_file() and _is_web_page(path):
             raise ValueError(f"{path} is a web page, left by a download that failed; delete it and load the model again")
-    setting = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" if allow_pickle else "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(setting)
-    os.environ[setting] = "1"
+    settings = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")  # torch refuses both together
+    before = {setting: os.environ.pop(setting, None) for setting in settings}
+    os.environ[settings[allow_pickle]] = "1"
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="torch|torchvision|timm|robustbench")
@@ -90,9 +90,8 @@ def _loading(prefix, name, allow_pickle):
         raise ValueError(f"{_and(source.files(name))} cannot be read as the weights of {prefix}/{name} ({error}); if the "
                          "file is damaged, delete it and load the model again") from error
     finally:
-        del os.environ[setting]
-        if before is not None:
-            os.environ[setting] = before
+        del os.environ[settings[allow_pickle]]
+        os.environ.update({setting: value for setting, value in before.items() if value is not None})
 
 
 def _and(paths):

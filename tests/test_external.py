@@ -3,6 +3,7 @@
 Nothing is stood in for but the network, which answers as an unplugged one does.
 """
 import argparse
+import os
 import socket
 import sys
 
@@ -123,7 +124,13 @@ def test_a_checkpoint_with_more_than_tensors_needs_consent(caches):
     robustbench_checkpoint(caches / "models", options=argparse.Namespace(depth=40))
     with pytest.raises(ValueError, match=r"AugMix_WRN\.pt holds more than tensors.*allow_pickle=True"):
         load_model(ROBUSTBENCH)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # a setting of the user's does not stand for consent
+        with pytest.raises(ValueError, match="holds more than tensors"):
+            load_model(ROBUSTBENCH)
+        assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
     assert load_model(ROBUSTBENCH, allow_pickle=True).name == ROBUSTBENCH
+    assert not any(name.startswith("TORCH_FORCE") for name in os.environ)
 
 
 def test_a_web_page_in_place_of_a_checkpoint_is_told(caches):
