@@ -130,8 +130,8 @@ def default_stages(module, image, finest=4):
        candidate is a stage, among those with the shortest dotted name: the block before the shape changes.
     3. A run that holds more than half of the layers (a vision transformer, a very deep group) is divided: further
        candidates inside it become stages so that each piece holds about 1 / `finest` of the layers of the network.
-    4. Features, which are what the last linear layer takes, and logits are always stages. Features that no submodule
-       returns are written `name:input`.
+    4. Features, which are what the last linear layer takes, are a stage, written `name:input` if no submodule returns them;
+       and logits, if a submodule returns them.
 
     Args:
         module: a network whose weights need no gradient.

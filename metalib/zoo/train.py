@@ -193,8 +193,8 @@ def cross_check(model, images):
     misled = [attack(foolbox.PyTorchModel(model, bounds=(0, 1), device=model.device), batch.to(model.device),
                      labels.to(model.device), epsilons=0.5)[2].sum().item()
               for batch, labels in zip(images.images.split(500), images.labels.split(500))]
-    return {"attack": f"L2PGD of foolbox {foolbox.__version__}", "images": len(images), "value": (len(images) - sum(misled)) / len(images),
-            "ours": accuracy(model, images, epsilon=0.5)}
+    return {"attack": f"L2PGD of foolbox {foolbox.__version__}", "images": len(images),
+            "value": (len(images) - sum(misled)) / len(images), "ours": accuracy(model, images, epsilon=0.5)}
 
 
 def publish(name, network, train_images, test_images, data, device):
