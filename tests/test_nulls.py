@@ -143,8 +143,10 @@ def test_bundled_nulls_are_of_a_million_pairs_and_of_these_weights(tmp_path, mon
             null = load_null(model, stage)
             assert null.pairs == 1_000_000 and null.order[0] == 1 and null.order[-1] == null.pairs
             assert all((np.diff(values) <= 0).all() for values in null.values.values())
-    with pytest.raises(ValueError, match="no null ships with small; compute one"):
+    with pytest.raises(ValueError, match="no null ships for small, 2; compute one"):
         load_null(small, "2")
+    with pytest.raises(ValueError, match="no null ships for zoo/vgg-robust-0, group2.1"):
+        load_null(load_model("zoo/vgg-robust-0", stages=["group2.1", "logits"]), "group2.1")
     for path in zoo.FOLDER.glob("vgg-robust-0.*"):
         shutil.copy(path, tmp_path)
     monkeypatch.setattr(zoo, "FOLDER", tmp_path)
