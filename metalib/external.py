@@ -9,7 +9,7 @@ RobustBench `./models` if the file is there, else `robustbench` in `METALIB_DATA
 """
 import contextlib
 import functools
-import importlib
+import importlib.util
 import os
 import pickle
 import sys
@@ -127,8 +127,7 @@ def _torchvision_load(name, *, stages=None, allow_pickle=False, pretrained=True)
 
 @functools.cache
 def _timm_names():
-    timm = _import("timm")
-    tagged = [name for name in timm.list_models(pretrained=True) if not timm.is_model(name) or "." in name]
+    tagged = [name for name in _import("timm").list_models(pretrained=True) if "." in name]
     return sorted({*tagged, *(name.partition(".")[0] for name in tagged)})
 
 
