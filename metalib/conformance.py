@@ -1,5 +1,6 @@
 """Does a model behave as metamers need it to? The same test for the bundled models and for any that a user wraps."""
 import contextlib
+import functools
 
 import torch
 
@@ -16,7 +17,7 @@ def check_model(model, *, batch_size=4, seed=0, tolerance=1e-3):
 
     Args:
         model: from `wrap_model` or `load_model`.
-        batch_size: number of images, at least 2. They are random: pink-like noise, all black and all white among them.
+        batch_size: number of images of uniform noise, at least 2; a black and a white one come on top.
         seed: of the noise.
         tolerance: the largest difference that counts as rounding, relative to the root mean square of the activations.
 
@@ -63,9 +64,9 @@ def check_model(model, *, batch_size=4, seed=0, tolerance=1e-3):
 
     whole, seen = _whole_pass(model, images)
     for stage in model.stages:
-        activations = _quietly(lambda x, stage=stage: model.activations(x, stage), images)
-        alone = torch.cat([_quietly(lambda x, stage=stage: model.activations(x, stage), image[None]) for image in images])
-        ends = _quietly(lambda x, stage=stage: model.activations(x, stage), flat)
+        activate = functools.partial(model.activations, stage=stage)
+        activations, ends = _quietly(activate, images), _quietly(activate, flat)
+        alone = torch.cat([_quietly(activate, image[None]) for image in images])
         if not (activations.isfinite().all() and ends.isfinite().all()):
             problems.append(f"{stage}: activations are not finite for pixels in [0, 1]: look at mean, std and the weights")
         elif not _alike(activations, alone, tolerance):

@@ -18,6 +18,9 @@ ACCURACY = {("standard", False): 0.87, ("robust", False): 0.75, ("noise", False)
             ("standard", True): 0.82, ("robust", True): 0.65, ("noise", True): 0.75}  # True for the transformer
 ROBUST_ACCURACY = {False: 0.52, True: 0.42}
 
+needs_archive = pytest.mark.skipif(not CIFAR_ARCHIVE.exists(),
+                                   reason=f"needs more images than the bundled samples ({CIFAR_ARCHIVE.name})")
+
 
 @pytest.fixture
 def tiny_images():
@@ -142,7 +145,7 @@ def test_architectures_share_their_stages(architecture):
     assert sizes == sorted(sizes, reverse=True)  # later stages are never larger
 
 
-@pytest.mark.skipif(not CIFAR_ARCHIVE.exists(), reason=f"needs more images than the bundled samples ({CIFAR_ARCHIVE.name})")
+@needs_archive
 @pytest.mark.parametrize("name", list_models("zoo/*"))
 def test_cards_tell_the_truth(name):
     model, images = load_model(name), test_images(1000)
@@ -178,7 +181,7 @@ def test_adam_needs_no_more_evaluations_than_the_published_procedure(name, right
         assert ours["evaluations"].median() <= theirs["evaluations"].median(), stage
 
 
-@pytest.mark.skipif(not CIFAR_ARCHIVE.exists(), reason=f"needs more images than the bundled samples ({CIFAR_ARCHIVE.name})")
+@needs_archive
 @pytest.mark.parametrize("name", ["zoo/resnet-robust-0", "zoo/vgg-robust-0"])
 def test_adam_passes_on_further_images_where_it_is_hardest(name):
     """About 96 of 100 images pass at the pooled features, where unrelated images rank most alike; 90 allows for chance."""

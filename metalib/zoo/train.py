@@ -57,6 +57,7 @@ def adamw(parameters, decay):
 
 OPTIMIZERS = {"resnet": sgd, "vgg": sgd, "convnext": sgd, "cct": adamw}
 
+
 def recipe(architecture, training):
     """All that a training is made of, a plain dict for the card."""
     optimizer = OPTIMIZERS[architecture]([torch.zeros(1)], TRAININGS[training].decay)
