@@ -3,13 +3,15 @@
     metamers = generate(model, images, "group3", steps=200)
     metamers = generate(model, images, "group3", optimizer="published", steps=24_000, stop=null)
 """
+import contextlib
+import functools
 import inspect
 import time
 from dataclasses import dataclass, field
 
 import torch
 
-from metalib.data import pixels, to_8_bits
+from metalib.data import ImageSet, pixels, to_8_bits
 from metalib.optimizers import OPTIMIZERS
 from metalib.progress import bar
 from metalib.starts import STARTS, start_images
@@ -32,6 +34,7 @@ class Metamers:
             or gradient was not finite; the image is the last one before that) or "interrupted".
         seconds: wall-clock time of the loop.
         recipe: a plain dict of all that is needed to repeat the run.
+        unfinished: where an interrupted run stands, for `generate(..., resume=...)`; None if it was not interrupted.
     """
     images: torch.Tensor
     references: torch.Tensor
@@ -41,6 +44,7 @@ class Metamers:
     status: tuple[str, ...] = ()
     seconds: float = float("nan")
     recipe: dict = field(default_factory=dict)
+    unfinished: dict | None = None
 
     @property
     def interrupted(self):
@@ -57,7 +61,8 @@ class Metamers:
 
 
 def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_options=None, start="noise", start_options=None,
-             steps=200, seed=0, stop=None, check_every=5, identity_relu=True, batch_size=128, device=None, progress=None):
+             steps=200, seed=0, stop=None, check_every=5, identity_relu=True, precision="float32", batch_size=128, device=None,
+             progress=None, resume=None):
     """Make metamers: change starting images until the activations at a stage equal those of the references.
 
     The loss of an image is the Euclidean norm of the difference of its activations from those of its reference, divided by the
@@ -78,15 +83,20 @@ def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_opti
             criterion, which is looked at every `check_every` evaluations. None does all steps.
         check_every: how many evaluations apart images that are done leave the batch.
         identity_relu: at a stage that ends in a ReLU, let the gradient through it unchanged, as published.
+        precision: of the networks' arithmetic, one of `PRECISIONS`: "float32"; "tf32", faster on recent GPUs, nothing
+            elsewhere; "bfloat16" (torch.autocast), faster on some processors too, but the match that can be reached is coarse.
+            Criterion and judgement are float32 always.
         batch_size: images that are optimised together; it bounds the memory, not the result.
         device: where to compute, such as "cuda"; the models are moved there. None leaves them where they are.
         progress: show a progress bar; None shows one where somebody is watching.
+        resume: Metamers of the same call that was interrupted: images that were done are kept, the others go on.
 
     Returns:
         Metamers, on the CPU. An interrupt (Ctrl-C) ends the loop and returns what is done so far.
 
     Raises:
-        ValueError: unknown stage, optimizer or start, a null of another model or stage, or images that a model cannot take.
+        ValueError: unknown stage, optimizer or start, a null of another model or stage, images that a model cannot take, or
+            `resume` of another call.
 
     Example:
         >>> from metalib import generate, load_images, load_model
@@ -101,6 +111,8 @@ def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_opti
         raise ValueError(f"{len(models)} models need as many stages and nulls, not {len(stages)} stages and {len(stops)} nulls")
     if steps < 1 or check_every < 1 or batch_size < 1:
         raise ValueError("steps, check_every and batch_size must be at least 1")
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     if device is not None:
         models = [model.to(device) for model in models]
     references = pixels(images)
@@ -110,94 +122,156 @@ def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_opti
     for null, model, name in zip(stops, models, stages):
         null.check(model, name)
     rule, rule_name, rule_options = _rule(optimizer, optimizer_options or {})
-    starts, start_options = _starts(start, start_options or {}, references, seed)
+    starts, start_options = _starts(start, start_options or {}, images, seed)
     recipe = {
         "models": [model.name for model in models], "stages": stages,
         "optimizer": rule_name, "optimizer_options": rule_options,
         "start": start if isinstance(start, str) else "given", "start_options": start_options,
         "steps": steps, "seed": seed, "stop": [null.describe() for null in stops], "check_every": check_every,
-        "identity_relu": identity_relu, "device": str(models[0].device),
+        "identity_relu": identity_relu, "precision": precision, "batch_size": batch_size, "device": str(models[0].device),
         "versions": {"metalib": __version__, "torch": str(torch.__version__)},
     }
+    if resume is not None:
+        _check_resumed(resume, recipe, references, starts)
 
+    loop = functools.partial(_optimise, list(zip(models, stages)), rule=functools.partial(rule, **rule_options), steps=steps,
+                             stops=stops, check_every=check_every, identity_relu=identity_relu, precision=precision,
+                             progress=progress)
     began = time.perf_counter()
     parts = []
-    for batch_references, batch_starts in zip(references.split(batch_size), starts.split(batch_size)):
-        if parts and parts[-1].interrupted:
-            parts.append(_not_begun(batch_starts, steps))
-            continue
-        parts.append(_optimise(list(zip(models, stages)), batch_references, batch_starts, rule, rule_options, steps, stops,
-                               check_every, identity_relu, progress))
+    for rows in torch.arange(len(references)).split(batch_size):
+        before = None if resume is None else _part(resume, rows)
+        if before is not None and (not before.interrupted or parts and parts[-1].interrupted):
+            parts.append(before)  # done, or to be left as it is after another interrupt
+        elif parts and parts[-1].interrupted:
+            parts.append(_not_begun(starts[rows], steps))
+        else:
+            parts.append(loop(references[rows], starts[rows], before=before))
     return Metamers(
         **{name: torch.cat([getattr(part, name) for part in parts], dim)
            for name, dim in (("images", 0), ("loss", 1), ("evaluations", 0))},
         references=references.cpu(), starts=starts.cpu(), status=sum((part.status for part in parts), ()),
-        seconds=time.perf_counter() - began, recipe=recipe)
+        seconds=time.perf_counter() - began + (resume.seconds if resume is not None else 0), recipe=recipe,
+        unfinished=next((part.unfinished for part in parts if part.unfinished), None))
 
 
-def _optimise(members, references, starts, rule, options, steps, stops, check_every, identity_relu, progress):
-    """Optimise one batch. Images that are done leave it; on a GPU nothing is read back between two checks."""
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
+
+def _optimise(members, references, starts, *, rule, steps, stops, check_every, identity_relu, precision, progress, before=None):
+    """Optimise one batch. Images that are done leave it; on a GPU nothing is read back between two checks.
+
+    `position` is where the loop stands. It changes as a whole, after each step, so that an interrupt never falls in between.
+    """
     device = members[0][0].device
-    references, images = references.to(device), starts.to(device)
-    with torch.no_grad():
-        targets = [model.unchecked_activations(_filled(references, model.shapes[stage]), stage)[:len(references)]
+    references, starts = references.to(device), starts.to(device)
+    count = len(starts)
+    if before is None:
+        before = _not_begun(starts, steps)
+    finished, history, evaluations = (tensor.to(device) for tensor in (before.images, before.loss, before.evaluations))
+    status = list(before.status)
+    position = _moved(before.unfinished, device) if before.unfinished else {
+        "step": 0, "images": starts, "state": {}, "here": torch.arange(count, device=device),  # which images are in the batch
+        "fine": torch.ones(count, dtype=torch.bool, device=device)}  # of those, which have had finite losses only
+    with torch.no_grad(), _arithmetic(precision, device):
+        targets = [model.unchecked_activations(_filled(references, model.shapes[stage]), stage)[:count]
                    for model, stage in members]
-        labels = [model.answer(references) for model, _ in members] if stops else []
-    count = len(images)
-    status = ["interrupted"] * count
-    finished = images.clone()
-    history = torch.full((steps, count), float("nan"), device=device)
-    evaluations = torch.zeros(count, dtype=torch.int64, device=device)
-    here = torch.arange(count, device=device)                     # which images are still in the batch
-    fine = torch.ones(count, dtype=torch.bool, device=device)     # of those, which have had finite losses only
-    state = {}
+    exact = targets
+    if stops:
+        with torch.no_grad():
+            labels = [model.answer(references) for model, _ in members]
+            if precision != "float32":
+                exact = [model.activations(references, stage) for model, stage in members]
 
-    def objective(images):
-        images = images.requires_grad_()
+    def objective(images, here):
+        images = images.detach().requires_grad_()
         losses = []
-        for (model, stage), target in zip(members, targets):
-            activations = model.unchecked_activations(_filled(images, model.shapes[stage]), stage, identity_relu)
-            difference = activations[:len(images)] - target
-            losses.append(torch.linalg.vector_norm(difference, dim=1) / torch.linalg.vector_norm(target, dim=1))
-        loss = torch.stack(losses).mean(0)
-        gradient, = torch.autograd.grad(loss.sum(), images)
-        return loss.detach(), gradient
+        with _arithmetic(precision, device):
+            for (model, stage), target in zip(members, targets):
+                activations = model.unchecked_activations(_filled(images, model.shapes[stage]), stage, identity_relu)
+                target = target if len(here) == count else target[here]
+                losses.append(torch.linalg.vector_norm(activations[:len(images)] - target, dim=1)
+                              / torch.linalg.vector_norm(target, dim=1))
+            loss = torch.stack(losses).mean(0)
+            gradient, = torch.autograd.grad(loss.sum(), images)
+        return loss.detach(), gradient.contiguous()  # one layout, so that rules round alike in every batch
 
-    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    with exact, bar(steps, "metamers", progress) as shown:
+    def passed(images, here):
+        return torch.stack([null.passes(model, stage, images, target[here], label[here]) for null, (model, stage), target, label
+                            in zip(stops, members, exact, labels)]).all(0)
+
+    with bar(steps, "metamers", progress) as shown:
         try:
-            for step in range(steps):
-                loss, gradient = objective(images)
-                fine &= loss.isfinite() & gradient.flatten(1).isfinite().all(1)
-                new = rule(images.detach(), gradient, loss, state, step, steps, **options).clamp(0, 1)
-                images = torch.where(fine.view(-1, 1, 1, 1), new, images.detach())
+            while len(position["here"]) and position["step"] < steps:
+                step, images, state, here, fine = position.values()
+                state = dict(state)
+                loss, gradient = objective(images, here)
+                fine = fine & loss.isfinite() & gradient.flatten(1).isfinite().all(1)
+                new = rule(images, gradient, loss, state, step, steps).clamp(0, 1)
+                images = torch.where(fine.view(-1, 1, 1, 1), new, images)
                 history[step, here] = loss
-                evaluations[here] += fine
-                if (step + 1) % check_every and step + 1 < steps:
-                    continue
-                done = ~fine
-                if stops:
-                    stored = to_8_bits(images)
-                    done |= torch.stack([null.passes(model, stage, stored, target, label) for null, (model, stage), target, label
-                                         in zip(stops, members, targets, labels)]).all(0)
-                finished[here] = images
-                if done.any():
-                    for index, was_fine in zip(here[done].tolist(), fine[done].tolist()):
-                        status[index] = "passed" if was_fine else "non-finite"
-                    keep = ~done
-                    here, fine, images = here[keep], fine[keep], images[keep]
-                    targets, labels = ([tensor[keep] for tensor in tensors] for tensors in (targets, labels))
-                    state = {name: value[keep] for name, value in state.items()}
-                shown.update(step + 1 - shown.n)
-                shown.set_postfix_str(f"{len(here)} of {count} images in progress")
-                if not len(here):
-                    break
-            for index in here.tolist():
+                evaluations[here] = torch.where(fine, step + 1, evaluations[here])
+                if (step + 1) % check_every == 0 or step + 1 == steps:
+                    done = ~fine
+                    if stops:
+                        done |= passed(to_8_bits(images), here)
+                    finished[here] = images
+                    if done.any():
+                        for index, was_fine in zip(here[done].tolist(), fine[done].tolist()):
+                            status[index] = "passed" if was_fine else "non-finite"
+                        images, here, fine = images[~done], here[~done], fine[~done]
+                        state = {name: value[~done] for name, value in state.items()}
+                    shown.update(step + 1 - shown.n)
+                    shown.set_postfix_str(f"{len(here)} of {count} images in progress")
+                position = dict(zip(position, (step + 1, images, state, here, fine)))
+            for index in position["here"].tolist():
                 status[index] = "steps"
+            position = None
         except KeyboardInterrupt:
-            finished[here] = images.detach()
+            finished[position["here"]] = position["images"]
+            history[position["step"]:, position["here"]] = float("nan")
+            evaluations[position["here"][position["fine"]]] = position["step"]
     return Metamers(to_8_bits(finished).cpu(), references=None, loss=history.cpu(), evaluations=evaluations.cpu(),
-                    status=tuple(status))
+                    status=tuple(status), unfinished=position and _moved(position, "cpu"))
+
+
+@contextlib.contextmanager
+def _arithmetic(precision, device):
+    """Deterministic kernels in the precision asked for; what was set before is set again afterwards."""
+    matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=precision == "tf32"), \
+            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        matmul.allow_tf32 = precision == "tf32"
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = before
+
+
+def _moved(position, device):
+    """A position of the loop, on a device."""
+    return {name: {key: value.to(device, copy=True) for key, value in part.items()} if name == "state" else
+            part if name == "step" else part.to(device) for name, part in position.items()}
+
+
+def _part(metamers, rows):
+    """Some rows of an interrupted run: one of its batches, with where that stands if it was begun."""
+    status = tuple(metamers.status[row] for row in rows.tolist())
+    evaluations = metamers.evaluations[rows]
+    begun = bool((evaluations > 0).any()) and "interrupted" in status
+    return Metamers(metamers.images[rows], references=None, loss=metamers.loss[:, rows], evaluations=evaluations, status=status,
+                    unfinished=metamers.unfinished if begun else None)
+
+
+def _check_resumed(resume, recipe, references, starts):
+    """Raise a ValueError unless `resume` comes from the same call."""
+    if resume.starts is None or not resume.recipe:
+        raise ValueError("these metamers were made elsewhere and cannot be resumed")
+    different = [key for key in recipe if key != "device" and recipe[key] != resume.recipe.get(key)]
+    different += [name for name, mine, theirs in (("images", references, resume.references), ("start", starts, resume.starts))
+                  if mine.shape != theirs.shape or not torch.equal(mine.cpu(), theirs)]
+    if different:
+        raise ValueError(f"a run is resumed with the arguments that it was begun with; these differ: {', '.join(different)}")
 
 
 def _filled(images, shape):
@@ -229,13 +303,16 @@ def _rule(optimizer, options):
     return rule, name, _all_options(rule, name, options)
 
 
-def _starts(start, options, references, seed):
-    """The starting images, on the device of the references, and all options with their values."""
+def _starts(start, options, images, seed):
+    """The starting images, on the device of the references, and all options with their values, as plain as a recipe is."""
     if isinstance(start, str):
         if start not in STARTS:
             raise ValueError(f"unknown start {start!r}; choose one of {', '.join(STARTS)}")
         options = _all_options(STARTS[start], start, options)
-        return start_images(start, references, seed=seed, **options), options
+        plain = {key: f"{value.name}, SHA-256 {value.sha256}" if isinstance(value, ImageSet) else value
+                 for key, value in options.items()}
+        return start_images(start, images, seed=seed, **options), plain
+    references = pixels(images)
     if start.shape != references.shape or not (start.min() >= 0 and start.max() <= 1):
         raise ValueError(f"a given start must have the references' shape {tuple(references.shape)} and pixels in [0, 1]")
     return start.to(references), options

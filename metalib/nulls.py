@@ -85,11 +85,15 @@ class NullDistribution:
             model, stage, images: whose activations, and the images (B, 3, H, W) to be judged.
             target, label: the activations (B, D) of the references there, and the model's answers (B,) to them.
         """
-        return self.decide(*compare(model, stage, images, target, label))
-
-    def decide(self, similarity, same_class):
-        """`passes`, for what `compare` returns."""
-        return torch.stack([same_class, *(similarity[metric] >= self.maximum[metric] for metric in self.gates)]).all(0)
+        with torch.no_grad():
+            activations = model.activations(images, stage)
+            passed = torch.ones(len(images), dtype=torch.bool, device=images.device)
+            for metric in sorted(self.gates, key="spearman".__eq__):  # what costs most last, and only for the images left
+                rows = passed.nonzero().flatten()
+                passed[rows] = METRICS[metric](target[rows], activations[rows]) >= self.maximum[metric]
+            rows = passed.nonzero().flatten()
+            passed[rows] = model.answer(images[rows]) == label[rows]
+        return passed
 
     def thinned(self, keep=300):
         """The same null with only the first `keep` order statistics and as many more spread evenly over the others."""
@@ -157,16 +161,6 @@ def null_distribution(model, stage, images, *, pairs=1_000_000, seed=0, batch_si
                             {"model": model.name, "stage": stage, "images": f"{len(images)} of {name}", "seed": seed})
 
 
-def compare(model, stage, images, target, label):
-    """Similarity of images to their references at a stage, and whether the model gives both the same class.
-
-    Arguments as of `NullDistribution.passes`. Returns a dict of (B,) tensors, one per metric of `METRICS`, and a bool tensor (B,).
-    """
-    with torch.no_grad():
-        activations = model.activations(images, stage)
-        return {metric: function(target, activations) for metric, function in METRICS.items()}, model.answer(images) == label
-
-
 def judge(model, stage, metamers, null):
     """Judge metamers by the published criterion. The image judged is the 8-bit image.
 
@@ -189,11 +183,13 @@ def judge(model, stage, metamers, null):
     images, references = to_8_bits(pixels(metamers.images)).cpu(), pixels(metamers.references).cpu()
     there = references.to(model.device)
     with torch.no_grad():
-        target, label = model.activations(there, stage), model.answer(there)
-    similarity, same_class = compare(model, stage, images.to(model.device), target, label)
+        target, activations = model.activations(there, stage), model.activations(images.to(model.device), stage)
+        same_class = model.answer(images.to(model.device)) == model.answer(there)
+    similarity = {metric: function(target, activations) for metric, function in METRICS.items()}
     table = pd.DataFrame({"image": range(len(images)), **{metric: value.cpu().double() for metric, value in similarity.items()}})
     table["class_match"] = same_class.cpu().numpy()
-    table["passed"] = null.decide(similarity, same_class).cpu().numpy()
+    gates = [similarity[metric] >= null.maximum[metric] for metric in null.gates]
+    table["passed"] = torch.stack([same_class, *gates]).all(0).cpu().numpy()
     table["p_value"] = np.max([null.p_value(metric, table[metric]) for metric in null.gates], axis=0)
     table["distance"] = metrics.rms_distance(images, references).double().numpy()
     start, evaluations = getattr(metamers, "starts", None), getattr(metamers, "evaluations", None)

@@ -4,13 +4,15 @@
 
 with images and gradient (B, 3, H, W), loss (B,), the number of this `step` of `steps`, and `state`, a dictionary that is
 empty at step 0 and in which a rule keeps what it needs, as tensors whose first dimension is the image. A rule treats every
-image by itself: it never mixes rows. The loop clamps to [0, 1] what a rule returns.
+image by itself: it never mixes rows. It is called once for each gradient evaluation; the loop clamps to [0, 1] what it returns.
 
 To add one, write such a function and name it in `OPTIMIZERS`.
 """
 import math
 
 import torch
+
+from metalib.spectra import falling, weighed
 
 
 def published(images, gradient, loss, state, step, steps, *, step_size=1.0, block=3000, blocks=8):
@@ -37,21 +39,184 @@ def sgd(images, gradient, loss, state, step, steps, *, learning_rate=0.005, mome
     return images - _cosine(learning_rate, step, steps) * (gradient + momentum * velocity if nesterov else velocity)
 
 
-def adam(images, gradient, loss, state, step, steps, *, learning_rate=0.04, beta1=0.8, beta2=0.95, epsilon=1e-8):
+def rmsprop(images, gradient, loss, state, step, steps, *, learning_rate=0.01, alpha=0.95, epsilon=1e-8):
+    """RMSprop as in torch.optim.RMSprop (Tieleman & Hinton 2012, lecture 6.5), the rate falling to zero along half a cosine."""
+    before = state["square"] if step else torch.zeros_like(images)
+    square = state["square"] = alpha * before + (1 - alpha) * gradient.square()
+    return images - _cosine(learning_rate, step, steps) * gradient / (square.sqrt() + epsilon)
+
+
+def adam(images, gradient, loss, state, step, steps, *, learning_rate=0.04, beta1=0.8, beta2=0.95, epsilon=1e-8, amsgrad=False):
     """Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), the rate falling to zero along half a cosine.
 
     Both averages are shorter than usual (0.9 and 0.999): at the hardest stages of the bundled residual networks, where this was
-    tried, more images pass the criterion within 200 steps.
+    tried, more images pass the criterion within 200 steps. With `amsgrad` the second average never falls (Reddi et al. 2018,
+    arXiv:1904.09237, algorithm 2).
     """
     if step == 0:
         state["mean"], state["square"] = torch.zeros_like(images), torch.zeros_like(images)
     mean = state["mean"] = beta1 * state["mean"] + (1 - beta1) * gradient
     square = state["square"] = beta2 * state["square"] + (1 - beta2) * gradient.square()
+    if amsgrad:
+        square = state["largest"] = torch.maximum(state["largest"], square) if step else square
     mean, square = mean / (1 - beta1 ** (step + 1)), square / (1 - beta2 ** (step + 1))
     return images - _cosine(learning_rate, step, steps) * mean / (square.sqrt() + epsilon)
 
 
-OPTIMIZERS = {"published": published, "sgd": sgd, "adam": adam}
+def spectral_adam(images, gradient, loss, state, step, steps, *, learning_rate=0.04, beta1=0.8, beta2=0.95, epsilon=1e-8,
+                  exponent=1.0):
+    """Adam on Fourier coefficients, which are scaled by frequency to the power of minus `exponent`, as natural images are.
+
+    After Olah et al. 2017 (doi:10.23915/distill.00007, "preconditioning and parameterization"). A coefficient's real and imaginary
+    parts share their second average. Pixels at 0 or 1 that descent would push out of the box are left out: without that a step
+    that mixes pixels can stop where pixels inside are still wrong (Bertsekas 1982, doi:10.1137/0320018). `learning_rate`
+    is about the root mean square change of a pixel by the first step.
+    """
+    weights, free = falling(images, exponent), _free(images, gradient)
+    coefficients = torch.fft.rfft2(gradient * free, norm="ortho") * weights
+    if step == 0:
+        state["mean"], state["square"] = torch.zeros_like(coefficients), torch.zeros_like(coefficients.real)
+    mean = state["mean"] = beta1 * state["mean"] + (1 - beta1) * coefficients
+    square = state["square"] = beta2 * state["square"] + (1 - beta2) * coefficients.abs().square()
+    mean, square = mean / (1 - beta1 ** (step + 1)), square / (1 - beta2 ** (step + 1))
+    change = torch.fft.irfft2(mean / (square.sqrt() + epsilon) * weights, s=images.shape[-2:], norm="ortho") * free
+    return images - _cosine(learning_rate, step, steps) * change
+
+
+def lion(images, gradient, loss, state, step, steps, *, learning_rate=0.01, beta1=0.9, beta2=0.99):
+    """The sign of an average of gradients (Chen et al. 2023, arXiv:2302.06675, algorithm 2), the rate falling to zero.
+
+    Half a cosine, as for the others. With both averages at zero it is descent by the sign of the gradient.
+    """
+    before = state["mean"] if step else torch.zeros_like(images)
+    state["mean"] = beta2 * before + (1 - beta2) * gradient
+    return images - _cosine(learning_rate, step, steps) * torch.sign(beta1 * before + (1 - beta1) * gradient)
+
+
+def lbfgs(images, gradient, loss, state, step, steps, *, history=20, first_step=0.05, exponent=0.5):
+    """L-BFGS in the box [0, 1], with a history and a backtracking line search for each image by itself.
+
+    It lowers half the squared loss, which is smooth at a match, where the loss itself has a kink. Directions are those of
+    Nocedal & Wright 2006 (Numerical Optimization, algorithm 7.4), over the pixels that are free to move: a pixel at 0 or 1
+    whose gradient points outwards stays (two-metric projection, Bertsekas 1982, doi:10.1137/0320018). The first guess of the
+    inverse Hessian weighs Fourier coefficients by frequency to the power of -2 `exponent`, as in `spectral_adam`.
+    See `_line_search`.
+
+    Args:
+        history: pairs of steps and changes of the gradient that are kept: 2 x `history` images of memory for each image.
+        first_step: root mean square change of a pixel that is tried first; later steps follow from the curvature.
+        exponent: 0 weighs all frequencies alike, as usual.
+    """
+    _line_search(images, gradient, loss, state, step, first_step)
+    point, slope, curved = state["point"], state["slope"], state["curved"]
+    rows, free = torch.arange(len(point), device=point.device), _free(point, slope)
+
+    def guess(x):
+        return weighed(x.view_as(images), falling(images, 2 * exponent)).flatten(1)
+
+    if step == 0:
+        state["moves"], state["bends"] = point.new_zeros(2, len(point), history, point.shape[1])
+        state["count"] = torch.zeros(len(point), dtype=torch.int64, device=point.device)
+        state["guess"] = first_step * math.sqrt(point.shape[1]) / (_norm(guess(slope * free)) + 1e-30)
+    move, bend, count = state["move"], state["bend"], state["count"]
+    state["guess"] = torch.where(curved, _dot(move, bend) / _dot(bend, guess(bend)), state["guess"])
+    for name, new in (("moves", move), ("bends", bend)):  # a pair without curvature is not kept
+        place = rows, count % history
+        state[name][place] = torch.where(curved, new, state[name][place])
+    count = state["count"] = torch.where(state["failures"] < 8, count[:, None] + curved, 0).squeeze(1)  # or begin anew
+    if step + 1 == steps:
+        return point.view_as(images)
+
+    direction, pairs = slope * free, []
+    for age in range(1, min(step, history) + 1):  # from the newest pair to the oldest
+        move, bend = (state[name][rows, (count - age) % history] * free for name in ("moves", "bends"))
+        curvature = _dot(move, bend)
+        usable = (age <= count)[:, None] & (curvature > 1e-10 * _dot(bend, bend))
+        weight = torch.where(usable, 1 / curvature, 0)
+        share = weight * _dot(move, direction)
+        direction = direction - share * bend
+        pairs.append((move, bend, weight, share))
+    direction = state["guess"] * guess(direction)
+    for move, bend, weight, share in reversed(pairs):
+        direction = direction + (share - weight * _dot(bend, direction)) * move
+    return _trial(state, -direction * free, free).view_as(images)
+
+
+def conjugate_gradient(images, gradient, loss, state, step, steps, *, first_step=0.02):
+    """Nonlinear conjugate gradients in the box [0, 1], with a backtracking line search for each image by itself.
+
+    The factor is that of Polak and Ribiere, not below zero (Nocedal & Wright 2006, equation 5.45); the length that is tried
+    first follows from the curvature along the step before (Barzilai & Borwein 1988, doi:10.1093/imanum/8.1.141). Objective,
+    pixels that are free and options as of `lbfgs`.
+    """
+    accepted = _line_search(images, gradient, loss, state, step, first_step, flat=0.4)
+    point, slope = state["point"], state["slope"]
+    if step + 1 == steps:
+        return point.view_as(images)
+    free = _free(point, slope)
+    if step:
+        before = slope - state["bend"]
+        factor = _dot(slope * free, state["bend"]) / _dot(before, before).clamp_min(1e-30)
+        factor = torch.where(state["failures"] < 8, factor.clamp_min(0), 0)
+        direction = torch.where(accepted, factor * state["direction"] - slope * free, state["direction"])
+    else:
+        direction = -slope * free
+    state["direction"] = direction
+    size = state["length"] * -_dot(slope, direction) / _dot(direction, direction).clamp_min(1e-30)
+    return _trial(state, size * direction, free).view_as(images)
+
+
+OPTIMIZERS = {"published": published, "sgd": sgd, "rmsprop": rmsprop, "adam": adam, "spectral_adam": spectral_adam, "lion": lion,
+              "conjugate_gradient": conjugate_gradient, "lbfgs": lbfgs}
+
+
+def _line_search(images, gradient, loss, state, step, first_step, flat=math.inf, sufficient=1e-4):
+    """Take or refuse the trial `images`: one step of a backtracking line search, in which no image waits for another.
+
+    A trial is taken if it lowers half the squared loss by a share `sufficient` of what the gradient promises (Armijo's
+    condition), and if the gradient along the line has fallen to a share `flat` (the strong Wolfe condition, Nocedal & Wright
+    2006, equations 3.4 and 3.7; given up after 8 trials). Else another length is tried: that to the minimum of a parabola,
+    but between a tenth and half of the length, or up to four times it where the trial was low enough.
+
+    Returns:
+        (B, 1) bool, which trials are taken; and in `state`, one row for each image: `point` (B, D), the images taken last,
+        with `value` and gradient (`slope`) there; `move` and `bend`, by how much the trial differs from the point before in
+        pixels and in gradient; `curved`, whether it is taken and their product positive; `length`, the length of steepest
+        descent that they suggest; `scale`, the share of a direction to be tried next; `failures`, trials refused in a row.
+    """
+    trial, slope, value = images.flatten(1), loss[:, None] * gradient.flatten(1), loss[:, None].square() / 2
+    if step == 0:
+        length = first_step * math.sqrt(trial.shape[1]) / (_norm(slope) + 1e-30)
+        state.update(point=trial, slope=slope, value=value, move=torch.zeros_like(trial), bend=torch.zeros_like(trial),
+                     curved=value < 0, length=length, scale=torch.ones_like(length), failures=torch.zeros_like(length))
+        return value >= 0
+    move, bend = trial - state["point"], slope - state["slope"]
+    promised, left = _dot(state["slope"], move), _dot(slope, move)
+    low = value <= state["value"] + sufficient * promised
+    accepted = low & ((left.abs() <= flat * promised.abs()) | (state["failures"] >= 8))
+    by_values = -promised / (2 * (value - state["value"] - promised)).clamp_min(1e-30)
+    by_slopes = -promised / (left - promised).clamp_min(1e-30)
+    factor = torch.where(low, by_slopes.clamp(0.1, 4), by_values.clamp(0.1, 0.5))
+    curvature, bends = _dot(move, bend), _dot(bend, bend)
+    curved = accepted & (curvature > 1e-10 * bends)
+    taken = {"point": trial, "slope": slope, "value": value, "scale": torch.ones_like(value), "failures": torch.zeros_like(value)}
+    refused = {**state, "scale": state["scale"] * factor, "failures": state["failures"] + 1}
+    state.update({name: torch.where(accepted, taken[name], refused[name]) for name in taken},
+                 move=move, bend=bend, curved=curved, length=torch.where(curved, curvature / bends, state["length"]))
+    return accepted
+
+
+def _free(point, slope):
+    """Which pixels descent would not push out of the box."""
+    return ~(((point <= 0) & (slope > 0)) | ((point >= 1) & (slope < 0)))
+
+
+def _trial(state, direction, free):
+    """The next images (B, D) to be tried, along a direction, or steepest descent where inside the box that does not descend."""
+    point, slope = state["point"], state["slope"]
+    direction = torch.where(((point <= 0) & (direction < 0)) | ((point >= 1) & (direction > 0)), 0, direction)
+    direction = torch.where(_dot(direction, slope) < 0, direction, -state["length"] * slope * free)
+    return (point + state["scale"] * direction).clamp(0, 1)
 
 
 def _cosine(rate, step, steps):
@@ -60,3 +225,7 @@ def _cosine(rate, step, steps):
 
 def _norm(x):
     return torch.linalg.vector_norm(x.flatten(1), dim=1).view(-1, *[1] * (x.ndim - 1))
+
+
+def _dot(a, b):
+    return (a * b).sum(1, keepdim=True)
