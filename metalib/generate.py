@@ -60,9 +60,9 @@ class Metamers:
         return f"<{len(self)} metamers{made}: {counts or 'made elsewhere'}>"
 
 
-def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_options=None, start="noise", start_options=None,
-             steps=200, seed=0, stop=None, check_every=5, identity_relu=True, precision="float32", batch_size=128, device=None,
-             progress=None, resume=None):
+def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", optimizer_options=None, start="noise",
+             start_options=None, steps=200, seed=0, stop=None, check_every=5, identity_relu=True, precision="float32",
+             batch_size=128, exact_batches=True, device=None, progress=None, resume=None):
     """Make metamers: change starting images until the activations at a stage equal those of the references.
 
     The loss of an image is the Euclidean norm of the difference of its activations from those of its reference, divided by the
@@ -87,6 +87,8 @@ def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_opti
             elsewhere; "bfloat16" (torch.autocast), faster on some processors too, but the match that can be reached is coarse.
             Criterion and judgement are float32 always.
         batch_size: images that are optimised together; it bounds the memory, not the result.
+        exact_batches: on a CPU, let results be the same bit for bit whatever is in the batch; this repeats small images in
+            small batches, and makes a lone image up to eight times as slow. False leaves roundings to depend on the batch.
         device: where to compute, such as "cuda"; the models are moved there. None leaves them where they are.
         progress: show a progress bar; None shows one where somebody is watching.
         resume: Metamers of the same call that was interrupted: images that were done are kept, the others go on.
@@ -102,7 +104,7 @@ def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_opti
         >>> from metalib import generate, load_images, load_model
         >>> model, images = load_model("zoo/vgg-standard-0"), load_images("cifar10-samples", n=2)
         >>> generate(model, images, "group2", steps=3)
-        <2 metamers of ['zoo/vgg-standard-0'] at ['group2'] by adam: 2 steps>
+        <2 metamers of ['zoo/vgg-standard-0'] at ['group2'] by spectral_lbfgs: 2 steps>
     """
     models = list(model_or_models) if isinstance(model_or_models, (list, tuple)) else [model_or_models]
     stages = [stage] if isinstance(stage, str) else list(stage)
@@ -128,7 +130,8 @@ def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_opti
         "optimizer": rule_name, "optimizer_options": rule_options,
         "start": start if isinstance(start, str) else "given", "start_options": start_options,
         "steps": steps, "seed": seed, "stop": [null.describe() for null in stops], "check_every": check_every,
-        "identity_relu": identity_relu, "precision": precision, "batch_size": batch_size, "device": str(models[0].device),
+        "identity_relu": identity_relu, "precision": precision, "batch_size": batch_size,
+        "exact_batches": exact_batches, "device": str(models[0].device),
         "versions": {"metalib": __version__, "torch": str(torch.__version__)},
     }
     if resume is not None:
@@ -136,7 +139,7 @@ def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_opti
 
     loop = functools.partial(_optimise, list(zip(models, stages)), rule=functools.partial(rule, **rule_options), steps=steps,
                              stops=stops, check_every=check_every, identity_relu=identity_relu, precision=precision,
-                             progress=progress)
+                             filled=_filled if exact_batches else lambda images, _shape: images, progress=progress)
     began = time.perf_counter()
     parts = []
     for rows in torch.arange(len(references)).split(batch_size):
@@ -158,7 +161,8 @@ def generate(model_or_models, images, stage, *, optimizer="adam", optimizer_opti
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
-def _optimise(members, references, starts, *, rule, steps, stops, check_every, identity_relu, precision, progress, before=None):
+def _optimise(members, references, starts, *, rule, steps, stops, check_every, identity_relu, precision, filled, progress,
+              before=None):
     """Optimise one batch. Images that are done leave it; on a GPU nothing is read back between two checks.
 
     `position` is where the loop stands. It changes as a whole, after each step, so that an interrupt never falls in between.
@@ -174,7 +178,7 @@ def _optimise(members, references, starts, *, rule, steps, stops, check_every, i
         "step": 0, "images": starts, "state": {}, "here": torch.arange(count, device=device),  # which images are in the batch
         "fine": torch.ones(count, dtype=torch.bool, device=device)}  # of those, which have had finite losses only
     with torch.no_grad(), _arithmetic(precision, device):
-        targets = [model.unchecked_activations(_filled(references, model.shapes[stage]), stage)[:count]
+        targets = [model.unchecked_activations(filled(references, model.shapes[stage]), stage)[:count]
                    for model, stage in members]
     exact = targets
     if stops:
@@ -188,7 +192,7 @@ def _optimise(members, references, starts, *, rule, steps, stops, check_every, i
         losses = []
         with _arithmetic(precision, device):
             for (model, stage), target in zip(members, targets):
-                activations = model.unchecked_activations(_filled(images, model.shapes[stage]), stage, identity_relu)
+                activations = model.unchecked_activations(filled(images, model.shapes[stage]), stage, identity_relu)
                 target = target if len(here) == count else target[here]
                 losses.append(torch.linalg.vector_norm(activations[:len(images)] - target, dim=1)
                               / torch.linalg.vector_norm(target, dim=1))
@@ -275,13 +279,14 @@ def _check_resumed(resume, recipe, references, starts):
 
 
 def _filled(images, shape):
-    """On a CPU, the images with the last one repeated until the kernels are those of any larger batch.
+    """On a CPU, small images with the last one repeated until the kernels are those of any larger batch.
 
     Kernels are chosen by the size of the batch: convolutions differ for a lone image, strided ones also between even and odd
     batches, and products with a matrix below six rows. The differences are roundings, but a trajectory through ReLUs amplifies
-    them, and an image's result would depend on how many others are in the batch.
+    them, and an image's result would depend on how many others are in the batch. Above 20,480 numbers an image torch takes the
+    same convolutions for any batch.
     """
-    if images.device.type != "cpu":
+    if images.device.type != "cpu" or images[0].numel() > 20_480:
         return images
     count = len(images)
     missing = max(count + count % 2, 8 if len(shape) == 1 else 2) - count

@@ -91,8 +91,8 @@ class NullDistribution:
             for metric in sorted(self.gates, key="spearman".__eq__):  # what costs most last, and only for the images left
                 rows = passed.nonzero().flatten()
                 passed[rows] = METRICS[metric](target[rows], activations[rows]) >= self.maximum[metric]
-            rows = passed.nonzero().flatten()
-            passed[rows] = model.answer(images[rows]) == label[rows]
+            if len(rows := passed.nonzero().flatten()):
+                passed[rows] = model.answer(images[rows]) == label[rows]
         return passed
 
     def thinned(self, keep=300):

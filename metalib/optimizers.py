@@ -6,9 +6,11 @@ with images and gradient (B, 3, H, W), loss (B,), the number of this `step` of `
 empty at step 0 and in which a rule keeps what it needs, as tensors whose first dimension is the image. A rule treats every
 image by itself: it never mixes rows. It is called once for each gradient evaluation; the loop clamps to [0, 1] what it returns.
 
-To add one, write such a function and name it in `OPTIMIZERS`.
+To add one, write such a function and name it in `OPTIMIZERS`. What an option sets is best known by its name there; each
+learning rate there is the best of five by one protocol, `benchmarks/tuning.py`, but for the published one, which is as published.
 """
 import math
+from functools import partial
 
 import torch
 
@@ -27,7 +29,7 @@ def published(images, gradient, loss, state, step, steps, *, step_size=1.0, bloc
     return images - length * gradient / (_norm(gradient) + 1e-10)
 
 
-def sgd(images, gradient, loss, state, step, steps, *, learning_rate=0.005, momentum=0.9, nesterov=False, normalise=True):
+def sgd(images, gradient, loss, state, step, steps, *, learning_rate=0.01, momentum=0.9, nesterov=False, normalise=True):
     """Gradient descent with momentum as in torch.optim.SGD, the rate falling to zero along half a cosine.
 
     With `normalise`, each image's gradient is first scaled to a root mean square of one, so that `learning_rate` is the
@@ -83,7 +85,7 @@ def spectral_adam(images, gradient, loss, state, step, steps, *, learning_rate=0
     return images - _cosine(learning_rate, step, steps) * change
 
 
-def lion(images, gradient, loss, state, step, steps, *, learning_rate=0.01, beta1=0.9, beta2=0.99):
+def lion(images, gradient, loss, state, step, steps, *, learning_rate=0.02, beta1=0.9, beta2=0.99):
     """The sign of an average of gradients (Chen et al. 2023, arXiv:2302.06675, algorithm 2), the rate falling to zero.
 
     Half a cosine, as for the others. With both averages at zero it is descent by the sign of the gradient.
@@ -93,26 +95,29 @@ def lion(images, gradient, loss, state, step, steps, *, learning_rate=0.01, beta
     return images - _cosine(learning_rate, step, steps) * torch.sign(beta1 * before + (1 - beta1) * gradient)
 
 
-def lbfgs(images, gradient, loss, state, step, steps, *, history=20, first_step=0.05, exponent=0.5):
+def lbfgs(images, gradient, loss, state, step, steps, *, history=20, first_step=0.05, exponent=0.0, fade=20):
     """L-BFGS in the box [0, 1], with a history and a backtracking line search for each image by itself.
 
     It lowers half the squared loss, which is smooth at a match, where the loss itself has a kink. Directions are those of
     Nocedal & Wright 2006 (Numerical Optimization, algorithm 7.4), over the pixels that are free to move: a pixel at 0 or 1
     whose gradient points outwards stays (two-metric projection, Bertsekas 1982, doi:10.1137/0320018). The first guess of the
-    inverse Hessian weighs Fourier coefficients by frequency to the power of -2 `exponent`, as in `spectral_adam`.
-    See `_line_search`.
+    inverse Hessian weighs Fourier coefficients by frequency to the power of -2 `exponent`, as in `spectral_adam`; this
+    helps while little is known of the curvature, and is given up gradually. See `_line_search`.
 
     Args:
         history: pairs of steps and changes of the gradient that are kept: 2 x `history` images of memory for each image.
         first_step: root mean square change of a pixel that is tried first; later steps follow from the curvature.
-        exponent: 0 weighs all frequencies alike, as usual.
+        exponent: at the beginning; 0 weighs all frequencies alike, as usual, and `spectral_lbfgs` begins with 0.5.
+        fade: evaluations after which the exponent has fallen to a half, and to a third after twice as many.
     """
     _line_search(images, gradient, loss, state, step, first_step)
     point, slope, curved = state["point"], state["slope"], state["curved"]
     rows, free = torch.arange(len(point), device=point.device), _free(point, slope)
 
+    weights = falling(images, 2 * exponent / (1 + step / fade))
+
     def guess(x):
-        return weighed(x.view_as(images), falling(images, 2 * exponent)).flatten(1)
+        return weighed(x.view_as(images), weights).flatten(1)
 
     if step == 0:
         state["moves"], state["bends"] = point.new_zeros(2, len(point), history, point.shape[1])
@@ -127,19 +132,26 @@ def lbfgs(images, gradient, loss, state, step, steps, *, history=20, first_step=
     if step + 1 == steps:
         return point.view_as(images)
 
-    direction, pairs = slope * free, []
-    for age in range(1, min(step, history) + 1):  # from the newest pair to the oldest
-        move, bend = (state[name][rows, (count - age) % history] * free for name in ("moves", "bends"))
-        curvature = _dot(move, bend)
-        usable = (age <= count)[:, None] & (curvature > 1e-10 * _dot(bend, bend))
-        weight = torch.where(usable, 1 / curvature, 0)
-        share = weight * _dot(move, direction)
-        direction = direction - share * bend
-        pairs.append((move, bend, weight, share))
-    direction = state["guess"] * guess(direction)
-    for move, bend, weight, share in reversed(pairs):
-        direction = direction + (share - weight * _dot(bend, direction)) * move
-    return _trial(state, -direction * free, free).view_as(images)
+    # H g with the compact form of H, newest pair first: two triangular systems in place of the loops of algorithm 7.4
+    moves, bends = state["moves"], state["bends"]
+    order = (count[:, None] - 1 - torch.arange(history, device=point.device)) % history
+    products = _products(moves * free[:, None], bends.mT)  # (B, history, history), of what is free only
+    triangle = products[rows[:, None, None], order[:, :, None], order[:, None, :]].tril()
+    curvature = triangle.diagonal(dim1=1, dim2=2)
+    used = (torch.arange(history, device=point.device) < count[:, None]) & (curvature > 0)
+    triangle = torch.where(used[:, :, None] & used[:, None, :], triangle, torch.eye(history, device=point.device))
+
+    def along(pairs, x):
+        return torch.where(used, _products(pairs, x[:, :, None]).squeeze(2).gather(1, order), 0)
+
+    def combined(pairs, shares):
+        return _products(torch.zeros_like(shares).scatter(1, order, shares)[:, None], pairs).squeeze(1)
+
+    shares = torch.linalg.solve_triangular(triangle, along(moves, slope * free)[..., None], upper=False).squeeze(2)
+    direction = state["guess"] * guess((slope - combined(bends, shares)) * free) * free
+    rest = torch.where(used, curvature * shares, 0) - along(bends, direction)
+    shares = torch.linalg.solve_triangular(triangle.mT, rest[..., None], upper=True).squeeze(2)
+    return _trial(state, -(direction + combined(moves, shares)) * free, free).view_as(images)
 
 
 def conjugate_gradient(images, gradient, loss, state, step, steps, *, first_step=0.02):
@@ -166,8 +178,22 @@ def conjugate_gradient(images, gradient, loss, state, step, steps, *, first_step
     return _trial(state, size * direction, free).view_as(images)
 
 
-OPTIMIZERS = {"published": published, "sgd": sgd, "rmsprop": rmsprop, "adam": adam, "spectral_adam": spectral_adam, "lion": lion,
-              "conjugate_gradient": conjugate_gradient, "lbfgs": lbfgs}
+OPTIMIZERS = {
+    "published": published,
+    "gradient_descent": partial(sgd, momentum=0.0, learning_rate=0.02),
+    "sgd": sgd,
+    "nesterov": partial(sgd, nesterov=True),
+    "sgd_raw": partial(sgd, normalise=False, learning_rate=3.0),
+    "rmsprop": rmsprop,
+    "adam": adam,
+    "amsgrad": partial(adam, amsgrad=True),
+    "spectral_adam": spectral_adam,
+    "sign": partial(lion, beta1=0.0, beta2=0.0, learning_rate=0.01),
+    "lion": lion,
+    "conjugate_gradient": conjugate_gradient,
+    "lbfgs": lbfgs,
+    "spectral_lbfgs": partial(lbfgs, exponent=0.5),
+}
 
 
 def _line_search(images, gradient, loss, state, step, first_step, flat=math.inf, sufficient=1e-4):
@@ -225,6 +251,11 @@ def _cosine(rate, step, steps):
 
 def _norm(x):
     return torch.linalg.vector_norm(x.flatten(1), dim=1).view(-1, *[1] * (x.ndim - 1))
+
+
+def _products(a, b):
+    """Matrix products, one for each image. A lone one is computed twice: torch's kernel for it would round differently."""
+    return torch.bmm(torch.cat([a, a]), torch.cat([b, b]))[:1] if len(a) == 1 else torch.bmm(a, b)
 
 
 def _dot(a, b):

@@ -71,33 +71,62 @@ def _fisher(correlation):
 
 
 def share_passed(table, by, *, limit, ax=None):
-    """Share of images that have passed the criterion, against gradient evaluations.
+    """Share of images that have passed the criterion, against gradient evaluations on a logarithmic axis.
 
     Args:
-        table: rows as of `judge` of runs with `stop`, one per image and method; images that never passed count in the share.
+        table: rows as of `judge` of runs with `stop`, one per image and method; images that never passed count in the share,
+            and a cross marks where their run was ended (censored).
         by: the column that tells methods apart.
         limit: the largest number of evaluations that was allowed.
     """
     ax = ax or plt.gca()
     for method, rows in table.groupby(by, sort=False):
         passed = np.sort(rows.loc[rows["passed"], "evaluations"].to_numpy())
-        steps = np.concatenate([[0], passed, [limit]])
+        steps = np.concatenate([[1], passed, [limit]])
         share = np.concatenate([[0], np.arange(1, len(passed) + 1), [len(passed)]]) / len(rows)
-        ax.step(steps, share, where="post", label=method, linewidth=2)
-    ax.set(xlabel="gradient evaluations", ylabel="share of images passed", xlim=(0, limit), ylim=(0, 1.02))
+        line, = ax.step(steps, share, where="post", label=method, linewidth=2)
+        if len(passed) < len(rows):
+            ax.plot(limit, share[-1], "x", color=line.get_color(), markersize=8, markeredgewidth=2, clip_on=False)
+    ax.set_xscale("log")
+    ax.set(xlabel="gradient evaluations", ylabel="share of images passed", xlim=(1, limit), ylim=(0, 1.02))
+    return ax
+
+
+def match_by_evaluations(losses, *, published=None, ax=None):
+    """Median match (20 log10 of 1 / loss, in dB) against gradient evaluations, on a logarithmic axis.
+
+    Args:
+        losses: a dict from the names of methods to their losses (T, B).
+        published: a dict from evaluations to the losses (B,) of the published procedure, drawn as points with its worst image.
+    """
+    ax = ax or plt.gca()
+    for method, loss in losses.items():
+        ax.plot(np.arange(1, len(loss) + 1), -20 * np.log10(np.median(loss, axis=1)), label=method, linewidth=2)
+    if published:
+        medians, worst = (-20 * np.log10([of(loss) for loss in published.values()]) for of in (np.median, np.max))
+        ax.plot(list(published), medians, "o-", color="0.3", markersize=4, linewidth=1, label="published, full length")
+        ax.plot(list(published), worst, ":", color="0.3", linewidth=1, label="its worst image")
+        ax.axhline(medians[-1], color="0.6", linewidth=0.8, zorder=0)
+    ax.set_xscale("log")
+    ax.set(xlabel="gradient evaluations", ylabel="match (dB)")
     return ax
 
 
 def cost_and_distinctness(table, by, *, ax=None):
-    """Evaluations to the criterion against the distance of the result from its reference, one point per image.
+    """Evaluations to the criterion against the distance of the result from its reference: medians over images, and quartiles.
 
-    Images that never passed are crosses, at the evaluations that they were allowed.
+    A filled point stands where fewer than half of the mere perturbations of the references at the same distance pass.
+
+    Args:
+        table: rows as of `judge`, with the column `by` and a column `control`, whether the perturbation of that image passes.
     """
     ax = ax or plt.gca()
-    for passed, marker in ((True, "o"), (False, "X")):
-        sns.scatterplot(table[table["passed"] == passed], x="distance", y="evaluations", hue=by, hue_order=table[by].unique(),
-                        marker=marker, s=45, alpha=0.8, legend=passed, ax=ax)
-    ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylabel="gradient evaluations to the criterion")
+    for color, (start, rows) in zip(sns.color_palette("husl", table[by].nunique()), table.groupby(by, sort=False)):
+        (x, y), low, high = (rows[["distance", "evaluations"]].quantile(q).to_numpy() for q in (0.5, 0.25, 0.75))
+        ax.errorbar(x, y, xerr=[[x - low[0]], [high[0] - x]], yerr=[[y - low[1]], [high[1] - y]], color=color, fmt="o", label=start,
+                    markersize=8, markerfacecolor=color if rows["control"].mean() < 0.5 else "white", elinewidth=1)
+    ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylabel="gradient evaluations to the criterion",
+           xlim=(0, None), ylim=(0, None))
     return ax
 
 

@@ -161,7 +161,7 @@ def right(samples):
 
 
 @pytest.mark.parametrize("name", list_models("zoo/*"))
-def test_adam_passes_the_criterion_at_every_stage(name, right):
+def test_metamers_pass_the_criterion_at_every_stage(name, right):
     """Within 200 evaluations, for all but at most one of the bundled images that the model classifies correctly."""
     model = load_model(name)
     for stage in model.stages:
@@ -171,20 +171,20 @@ def test_adam_passes_the_criterion_at_every_stage(name, right):
         assert not math.isnan(judged["p_value"].max()) and (judged.loc[judged["passed"], "p_value"] <= 2e-6).all()
 
 
-@pytest.mark.parametrize("name", ["zoo/resnet-robust-0", "zoo/vgg-standard-0"])
-def test_adam_needs_no_more_evaluations_than_the_published_procedure(name, right):
+@pytest.mark.parametrize("name", ["zoo/vgg-robust-0", "zoo/vgg-standard-0"])
+def test_the_default_needs_a_third_of_the_evaluations_of_the_published_procedure(name, right):
     model = load_model(name)
     for stage in ("stem", "group2", "logits"):
         null, images = load_null(model, stage), right(model)
-        ours, theirs = (judge(model, stage, generate(model, images, stage, optimizer=optimizer, steps=200, stop=null), null)
-                        for optimizer in ("adam", "published"))
-        assert ours["evaluations"].median() <= theirs["evaluations"].median(), stage
+        ours, theirs = (judge(model, stage, generate(model, images, stage, steps=200, stop=null, check_every=2, **options), null)
+                        for options in ({}, {"optimizer": "published"}))
+        assert 3 * ours["evaluations"].median() <= theirs["evaluations"].median(), stage
 
 
 @needs_archive
 @pytest.mark.parametrize("name", ["zoo/resnet-robust-0", "zoo/vgg-robust-0"])
-def test_adam_passes_on_further_images_where_it_is_hardest(name):
-    """About 96 of 100 images pass at the pooled features, where unrelated images rank most alike; 90 allows for chance."""
+def test_metamers_of_further_images_pass_where_it_is_hardest(name):
+    """At the pooled features, where unrelated images rank most alike; 90 of 100 allows for chance."""
     model, images = load_model(name), test_images(100)
     null = load_null(model, "features")
     assert judge(model, "features", generate(model, images, "features", steps=200, stop=null), null)["passed"].sum() >= 90
