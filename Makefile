@@ -1,10 +1,10 @@
-# make book | test | notebooks | picture | lint | lock | clean: every target prepares .venv by itself.
+# make book | test | notebooks | full | picture | lint | lock | clean: every target prepares .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 CODE := $(shell find metalib -name '*.py' -o -path '*weights/*')
 export PYTHONHASHSEED := 0
 
-.PHONY: book test unit notebook-test book-check notebooks picture lint lock clean
+.PHONY: book test unit notebook-test book-check notebooks full picture lint lock clean
 
 book: .venv/ready _build/fresh  ## execute the chapters and build the report
 	$(BIN)/jupyter-book build . --warningiserror --keep-going
@@ -27,6 +27,14 @@ book-check: .venv/ready  ## the strict build, from the committed outputs: nothin
 notebooks: .venv/ready  ## execute the chapters in place, to commit their outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.timeout=900 notebooks/*.ipynb
+
+full: .venv/ready  ## run the chapter at full scale, for an hour or two; IMAGES=folder:PATH takes CIFAR-10 from a folder
+	$(BIN)/papermill notebooks/01_generation_ablations.ipynb book/full/01_generation_ablations.ipynb \
+		-f notebooks/profiles/full.yml $(if $(IMAGES),-p image_set $(IMAGES))
+	$(BIN)/jupyter nbconvert --to notebook --inplace --ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', 'language_info'}" \
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags', 'mystnb'}" book/full/*.ipynb  # no times, no paths
+	sed -i.before 's#(../book/#(../#g' book/full/*.ipynb && rm book/full/*.before  # links from the record's own folder
 
 picture: .venv/ready  ## draw the README's picture
 	$(BIN)/python book/picture.py

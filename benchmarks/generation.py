@@ -1,12 +1,13 @@
 """How fast is the loop? Beside the published procedure, plenoptic and a bare loop, in one run, on a CPU or a GPU.
 
-    python benchmarks/generation.py              # speed and memory, then time to the published procedure's final match
+    python benchmarks/generation.py              # speed and memory; time to the published procedure's final match; bfloat16
     python benchmarks/generation.py --parts speed
 
 Ways: (a) `published`, transcribed with its waste: a forward pass that is thrown away and the whole network for every stage;
 (b) `plenoptic`, its Metamer with its own settings (Adam with AMSGrad, rate 0.01, mean square, penalty on the range); (c) `bare`,
-forward and backward pass through the layers up to the stage, called by hand, and a step without any bookkeeping: the limit;
-(d) `metalib.generate`. Times are medians over interleaved repetitions; image-steps are gradient evaluations times images.
+forward and backward pass through the layers up to the stage, called by hand, and a step without any bookkeeping: the limit,
+also with these layers compiled; (d) `metalib.generate`. Times are medians over interleaved repetitions; image-steps are gradient
+evaluations times images.
 Memory is the peak of a process of its own above that before the run. Networks: ResNet-50, untrained, and a bundled one.
 """
 import argparse
@@ -25,6 +26,7 @@ import torch
 from torch import nn
 
 from metalib import generate, load_images, load_model
+from metalib.generate import PRECISIONS
 from metalib.stages import hooked
 
 RESNET50 = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2"]
@@ -68,7 +70,7 @@ def ways(name, stage, layers, batch, device):
     model = load_model(name, pretrained=name.startswith("zoo/"), device=device)
     random = torch.Generator().manual_seed(0)
     references, start = (torch.rand(batch, 3, model.input_size, model.input_size, generator=random).to(device) for _ in range(2))
-    modules = [model.module.get_submodule(layer) for layer in layers]
+    layers = nn.Sequential(*(model.module.get_submodule(layer) for layer in layers))
     with torch.no_grad():
         target = model.unchecked_activations(references, stage)
 
@@ -87,13 +89,11 @@ def ways(name, stage, layers, batch, device):
             x = (x - gradient / (norm + 1e-10)).clamp(0, 1)
             loss.tolist()  # it is read in every step
 
-    def bare(steps):
+    def bare(steps, layers=layers):
         x = start
         for _ in range(steps):
             x = x.detach().requires_grad_()
-            y = ((x - model.mean) / model.std).contiguous(memory_format=model.memory_format)
-            for module in modules:
-                y = module(y)
+            y = layers(((x - model.mean) / model.std).contiguous(memory_format=model.memory_format))
             gradient, = torch.autograd.grad(relative(y.flatten(1) - target, target).sum(), x)
             x = (x - 0.01 * gradient).clamp(0, 1)
 
@@ -104,9 +104,12 @@ def ways(name, stage, layers, batch, device):
     def plenoptic(steps):
         quietly(plenoptic_metamer(model, stage, references, start), steps)
 
-    return {"published": published, "plenoptic": plenoptic, "bare": bare, "metalib, published": metalib("published"),
-            "metalib, adam": metalib("adam"), "metalib, lbfgs": metalib("lbfgs"),
-            **({"metalib, lbfgs, exact_batches=False": metalib("lbfgs", exact_batches=False)} if batch == 1 else {})}
+    compiled = functools.partial(bare, layers=torch.compile(layers))
+    return {"published": published, "plenoptic": plenoptic, "bare": bare, "bare, torch.compile": compiled,
+            "metalib, published": metalib("published"), "metalib, adam": metalib("adam"),
+            "metalib, default": metalib("spectral_lbfgs"),
+            **({"metalib, adam, exact_batches=False": metalib("adam", exact_batches=False),
+                "metalib, default, exact_batches=False": metalib("spectral_lbfgs", exact_batches=False)} if batch == 1 else {})}
 
 
 def seconds(function, steps, device):
@@ -162,7 +165,7 @@ def match(arguments):
             continue
         goal = rows["loss_24000"].median()
         model, images = load_model(name, device=arguments.device), load_images("cifar10-samples", n=len(rows))
-        ours = generate(model, images, stage, optimizer="lbfgs", steps=arguments.steps)
+        ours = generate(model, images, stage, steps=arguments.steps)
         reached = (ours.loss.median(1).values <= goal).nonzero().flatten()
         evaluations = reached[0].item() + 1 if len(reached) else None
         mine = ours.seconds * evaluations / arguments.steps if evaluations else float("nan")
@@ -181,18 +184,32 @@ def match(arguments):
               f"ratio of seconds {'' if loss <= goal else 'above '}{spent / mine:.1f}", flush=True)
 
 
+def precision(arguments):
+    """The match that is reached with each arithmetic, judged in float32, and the seconds that it takes."""
+    for name in arguments.models:
+        model, images = load_model(name, device=arguments.device), load_images("cifar10-samples")
+        for stage in model.stages:
+            cells = []
+            for kind in PRECISIONS:
+                metamers = generate(model, images, stage, precision=kind, steps=arguments.steps)
+                target, there = (model.activations(x.to(arguments.device), stage) for x in (images.images, metamers.images))
+                loss = relative(there - target, target).median().item()
+                cells.append(f"{kind} {-20 * np.log10(loss):6.1f} dB, {metamers.seconds:6.1f} s")
+            print(f"{name:22s}{stage:9s} after {arguments.steps} evaluations, as 8-bit images: {';  '.join(cells)}", flush=True)
+
+
+PARTS = {"speed": speed, "match": match, "precision": precision}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--parts", nargs="*", default=["speed", "match"], choices=["speed", "match"])
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--models", nargs="*", default=["zoo/vgg-robust-0"], help="for the match; of book/full/published.csv")
-    parser.add_argument("--steps", type=int, default=480, help="of metalib, for the match")
+    parser.add_argument("--models", nargs="*", default=["zoo/vgg-robust-0"], help="for match and precision")
+    parser.add_argument("--steps", type=int, default=480, help="of metalib, for match and precision")
     parser.add_argument("--plenoptic-steps", type=int, default=5000)
     parser.add_argument("--minutes", type=float, default=3, help="time allowed to plenoptic for one stage")
     arguments = parser.parse_args()
     print(f"{arguments.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    if "speed" in arguments.parts:
-        speed(arguments)
-    if "match" in arguments.parts:
-        match(arguments)
+    for part in arguments.parts:
+        PARTS[part](arguments)

@@ -6,8 +6,8 @@ with images and gradient (B, 3, H, W), loss (B,), the number of this `step` of `
 empty at step 0 and in which a rule keeps what it needs, as tensors whose first dimension is the image. A rule treats every
 image by itself: it never mixes rows. It is called once for each gradient evaluation; the loop clamps to [0, 1] what it returns.
 
-To add one, write such a function and name it in `OPTIMIZERS`. What an option sets is best known by its name there; each
-learning rate there is the best of five by one protocol, `benchmarks/tuning.py`, but for the published one, which is as published.
+To add one, write such a function and name it in `OPTIMIZERS`. Every learning rate, and the exponent of `spectral_lbfgs`, is the
+best of five for few evaluations to the criterion by one protocol, `benchmarks/tuning.py`; the published step is as published.
 """
 import math
 from functools import partial
@@ -65,7 +65,7 @@ def adam(images, gradient, loss, state, step, steps, *, learning_rate=0.04, beta
     return images - _cosine(learning_rate, step, steps) * mean / (square.sqrt() + epsilon)
 
 
-def spectral_adam(images, gradient, loss, state, step, steps, *, learning_rate=0.04, beta1=0.8, beta2=0.95, epsilon=1e-8,
+def spectral_adam(images, gradient, loss, state, step, steps, *, learning_rate=0.08, beta1=0.8, beta2=0.95, epsilon=1e-8,
                   exponent=1.0):
     """Adam on Fourier coefficients, which are scaled by frequency to the power of minus `exponent`, as natural images are.
 

@@ -2,6 +2,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib import colors as mcolors
+from matplotlib.transforms import Bbox
 
 from metalib.nulls import NullDistribution
 
@@ -80,14 +82,17 @@ def share_passed(table, by, *, limit, ax=None):
         limit: the largest number of evaluations that was allowed.
     """
     ax = ax or plt.gca()
-    for method, rows in table.groupby(by, sort=False):
+    methods = table[by].unique()
+    for color, method in zip(sns.color_palette("colorblind" if len(methods) <= 10 else "husl", len(methods)), methods):
+        rows = table[table[by] == method]
         passed = np.sort(rows.loc[rows["passed"], "evaluations"].to_numpy())
         steps = np.concatenate([[1], passed, [limit]])
         share = np.concatenate([[0], np.arange(1, len(passed) + 1), [len(passed)]]) / len(rows)
-        line, = ax.step(steps, share, where="post", label=method, linewidth=2)
+        ax.step(steps, share, where="post", label=method, color=color, linewidth=2)
         if len(passed) < len(rows):
-            ax.plot(limit, share[-1], "x", color=line.get_color(), markersize=8, markeredgewidth=2, clip_on=False)
+            ax.plot(limit, share[-1], "x", color=color, markersize=8, markeredgewidth=2, clip_on=False)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.set(xlabel="gradient evaluations", ylabel="share of images passed", xlim=(1, limit), ylim=(0, 1.02))
     return ax
 
@@ -121,12 +126,24 @@ def cost_and_distinctness(table, by, *, ax=None):
         table: rows as of `judge`, with the column `by` and a column `control`, whether the perturbation of that image passes.
     """
     ax = ax or plt.gca()
-    for color, (start, rows) in zip(sns.color_palette("husl", table[by].nunique()), table.groupby(by, sort=False)):
-        (x, y), low, high = (rows[["distance", "evaluations"]].quantile(q).to_numpy() for q in (0.5, 0.25, 0.75))
-        ax.errorbar(x, y, xerr=[[x - low[0]], [high[0] - x]], yerr=[[y - low[1]], [high[1] - y]], color=color, fmt="o", label=start,
-                    markersize=8, markerfacecolor=color if rows["control"].mean() < 0.5 else "white", elinewidth=1)
+    blue = sns.color_palette("colorblind", 1)[0]
+    groups = table.groupby(by, sort=False)[["distance", "evaluations"]]
+    (x, y), (left, low), (right, high) = (groups.quantile(q).to_numpy().T for q in (0.5, 0.25, 0.75))
+    decided = table.groupby(by, sort=False)["control"].mean() < 0.5
+    ax.errorbar(x, y, xerr=(x - left, right - x), yerr=(y - low, high - y), fmt="none", ecolor="0.8", elinewidth=1, zorder=1)
+    ax.scatter(x, y, s=60, edgecolors=[blue], facecolors=np.where(decided, mcolors.to_hex(blue), "white"))
     ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylabel="gradient evaluations to the criterion",
            xlim=(0, None), ylim=(0, None))
+    taken = [Bbox(point + [[-5, -5], [5, 5]]) for point in ax.transData.transform(np.stack([x, y], axis=1))[:, None]]
+    for name, point in zip(decided.index, zip(x, y)):
+        for across, up in ((6, 4), (6, -4), (-6, 4), (-6, -4)):  # the first corner where the label covers nothing
+            label = ax.annotate(name, point, (across, up), textcoords="offset points", fontsize=9,
+                                ha="left" if across > 0 else "right", va="bottom" if up > 0 else "top")
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken) or (across, up) == (-6, -4):
+                break
+            label.remove()
+        taken.append(box)
     return ax
 
 

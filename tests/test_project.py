@@ -13,6 +13,7 @@ from jupyter_client.manager import start_new_kernel
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+RECORDS = sorted((ROOT / "book" / "full").glob("*.ipynb"))
 PAGES = sorted((ROOT / "book").glob("*.md"))
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 
@@ -47,7 +48,9 @@ def test_parameters_explain_themselves(chapter):
         assert re.fullmatch(r"\w+: (str|int|float|bool|list|dict) = .+  # .+", line), line
 
 
-def test_chapters_are_committed_as_executed(chapter):
+@pytest.mark.parametrize("path", [*CHAPTERS, *RECORDS], ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_notebooks_are_committed_as_executed(path):
+    chapter = nbformat.read(path, as_version=4)
     code = [cell for cell in chapter.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
@@ -57,8 +60,17 @@ def test_chapters_are_committed_as_executed(chapter):
     assert figures and all(cell.metadata["mystnb"]["figure"]["caption"] for cell in figures)
 
 
-def test_chapters_are_small():
+def test_notebooks_are_small():
     assert all(path.stat().st_size < 1_000_000 for path in CHAPTERS)
+    assert all(path.stat().st_size < 3_000_000 for path in RECORDS)
+
+
+def test_profiles_set_parameters_that_there_are():
+    for path in (ROOT / "notebooks" / "profiles").glob("*.yml"):
+        chapter = nbformat.read(ROOT / "notebooks" / "01_generation_ablations.ipynb", as_version=4)
+        parameters = next(cell for cell in chapter.cells if "parameters" in tags(cell))
+        known = re.findall(r"^(\w+):", parameters.source, flags=re.MULTILINE)
+        assert set(yaml.safe_load(path.read_text())) <= set(known)
 
 
 def test_every_citation_is_in_the_bibliography_and_every_entry_is_traceable():
@@ -75,7 +87,7 @@ def test_every_citation_is_in_the_bibliography_and_every_entry_is_traceable():
 def test_every_page_is_in_the_table_of_contents():
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
     files = {contents["root"], *(chapter["file"] for part in contents["parts"] for chapter in part["chapters"])}
-    assert files == {str(path.relative_to(ROOT).with_suffix("")) for path in [*PAGES, *CHAPTERS]}
+    assert files == {str(path.relative_to(ROOT).with_suffix("")) for path in [*PAGES, *CHAPTERS, *RECORDS]}
 
 
 def test_pins_stand_in_one_place():
