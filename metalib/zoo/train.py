@@ -3,9 +3,9 @@
     python -m metalib.zoo.train --all --data cifar10                        # torchvision's CIFAR-10
     python -m metalib.zoo.train resnet-robust-0 --data folder:PATH          # PATH/train and PATH/test hold class folders
 
-Every epoch is kept in --work: a run that was stopped goes on from there and ends with the same weights. With bfloat16
-autocast and two CPU cores a standard model takes about 20 minutes and a robust one about 30; two trainings side by side,
-each with OMP_NUM_THREADS=1, are faster than one after the other.
+Every epoch is kept in --work: a run that was stopped goes on from there and ends with the same weights. On two CPU cores that
+compute in bfloat16 a standard model takes about 20 minutes and a robust one about 30; two trainings side by side, each with
+OMP_NUM_THREADS=1, are faster than one after the other. Older processors train in float32 and take several times as long.
 """
 import argparse
 import hashlib
@@ -99,6 +99,12 @@ def l2_attack(classify, images, labels, *, epsilon, steps, step_size, start=1.0,
     return (images + delta).clamp(0, 1)
 
 
+def arithmetic(device):
+    """The precision of a training: a CPU without AVX-512 only emulates bfloat16, and is then far slower than in float32."""
+    emulated = device == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return "float32" if emulated else "bfloat16"
+
+
 def augment(images, shift, generator):
     """Random mirror images and random crops of the images continued by reflection."""
     count, _, height, width = images.shape
@@ -133,7 +139,7 @@ def train(name, images, work, device):
         done = saved["epoch"]
 
     def classify(batch):
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=arithmetic(device) == "bfloat16"):
             return network(((batch - mean) / std).contiguous(memory_format=torch.channels_last)).float()
 
     for epoch in range(done, settings.epochs):
@@ -209,6 +215,7 @@ def publish(name, network, train_images, test_images, data, device):
         "name": f"zoo/{name}", "architecture": architecture, "training": training, "seed": int(seed),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "recipe": recipe(architecture, training),
+        "precision": arithmetic(device),
         "data": {"copy": data, "train": f"{len(train_images)} images of {train_images.name}", "train_sha256": train_images.sha256,
                  "test": f"{len(test_images)} images of {test_images.name}", "test_sha256": test_images.sha256},
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
