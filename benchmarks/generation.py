@@ -97,19 +97,18 @@ def ways(name, stage, layers, batch, device):
             gradient, = torch.autograd.grad(relative(y.flatten(1) - target, target).sum(), x)
             x = (x - 0.01 * gradient).clamp(0, 1)
 
-    def metalib(optimizer, **options):
-        return lambda steps: generate(model, references, stage, start=start, optimizer=optimizer, steps=steps, progress=False,
-                                      **options)
+    def metalib(**options):
+        return lambda steps: generate(model, references, stage, start=start, steps=steps, progress=False, **options)
 
     def plenoptic(steps):
         quietly(plenoptic_metamer(model, stage, references, start), steps)
 
     compiled = functools.partial(bare, layers=torch.compile(layers))
     return {"published": published, "plenoptic": plenoptic, "bare": bare, "bare, torch.compile": compiled,
-            "metalib, published": metalib("published"), "metalib, adam": metalib("adam"),
-            "metalib, default": metalib("spectral_lbfgs"),
-            **({"metalib, adam, exact_batches=False": metalib("adam", exact_batches=False),
-                "metalib, default, exact_batches=False": metalib("spectral_lbfgs", exact_batches=False)} if batch == 1 else {})}
+            "metalib, published": metalib(optimizer="published"), "metalib, adam": metalib(optimizer="adam"),
+            "metalib, default": metalib(),
+            **({"metalib, adam, exact_batches=False": metalib(optimizer="adam", exact_batches=False),
+                "metalib, default, exact_batches=False": metalib(exact_batches=False)} if batch == 1 else {})}
 
 
 def seconds(function, steps, device):
