@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := $(shell find metalib -name '*.py' -o -path '*weights/*')
 export PYTHONHASHSEED := 0
+PROFILE ?= full
 
 .PHONY: book test unit notebook-test book-check notebooks full picture lint lock clean
 
@@ -28,13 +29,17 @@ notebooks: .venv/ready  ## execute the chapters in place, to commit their output
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.timeout=900 notebooks/*.ipynb
 
-full: .venv/ready  ## run the chapter at full scale, for some hours; IMAGES=folder:PATH takes CIFAR-10 from a folder
-	$(BIN)/papermill notebooks/01_generation_ablations.ipynb book/full/01_generation_ablations.ipynb \
-		-f notebooks/profiles/full.yml $(if $(IMAGES),-p image_set $(IMAGES))
+full: $(patsubst notebooks/profiles/$(PROFILE)/%.yml,book/full/%.ipynb,$(wildcard notebooks/profiles/$(PROFILE)/*.yml))  ## chapters
+	@echo "Done; add to _toc.yml what is new in book/full/."  # at the scale of a profile; those that are there are not run again
+
+# IMAGES=folder:PATH takes CIFAR-10 from a folder. Times and paths are removed, links made from the record's own folder.
+book/full/%.ipynb: notebooks/profiles/$(PROFILE)/%.yml | .venv/ready
+	mkdir -p .cache/full
+	$(BIN)/papermill notebooks/$*.ipynb .cache/full/$*.ipynb -f $< $(if $(IMAGES),-p image_set $(IMAGES))
 	$(BIN)/jupyter nbconvert --to notebook --inplace --ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', 'language_info'}" \
-		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags', 'mystnb'}" book/full/*.ipynb  # no times, no paths
-	sed -i.before 's#(../book/#(../#g' book/full/*.ipynb && rm book/full/*.before  # links from the record's own folder
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags', 'mystnb'}" .cache/full/$*.ipynb
+	sed 's#(../book/#(../#g' .cache/full/$*.ipynb > $@
 
 picture: .venv/ready  ## draw the README's picture
 	$(BIN)/python book/picture.py

@@ -2,16 +2,22 @@
 
     metamers = generate(model, images, "group3", steps=200)
     metamers = generate(model, images, "group3", optimizer="published", steps=24_000, stop=null)
+    metamers = generate([model, other], images, ["group3", "layer3"], stop=[null, other_null])
 """
 import contextlib
 import functools
 import inspect
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
+from torch import distributed
 
+from metalib.combinations import COMBINATIONS
 from metalib.data import ImageSet, pixels, to_8_bits
+from metalib.models import Model
+from metalib.nulls import NullDistribution
 from metalib.optimizers import OPTIMIZERS
 from metalib.progress import bar
 from metalib.starts import STARTS, start_images
@@ -29,26 +35,29 @@ class Metamers:
         references: (B, 3, H, W) float32 in [0, 1].
         starts: (B, 3, H, W), the starting images.
         loss: (T, B), the loss (see `generate`) at each gradient evaluation; NaN after an image has stopped.
+        member_loss: (T, N, B), the loss of each of the N models by itself.
         evaluations: (B,) int64, gradient evaluations used for each image.
         status: why each image stopped: "steps" (all were done), "passed" (the criterion of `stop`), "non-finite" (its loss
-            or gradient was not finite; the image is the last one before that) or "interrupted".
+            or gradient was not finite; the image is the last one before that) or "interrupted" (also by `pause`).
         seconds: wall-clock time of the loop.
         recipe: a plain dict of all that is needed to repeat the run.
-        unfinished: where an interrupted run stands, for `generate(..., resume=...)`; None if it was not interrupted.
+        unfinished: where an interrupted run stands, for `generate(..., resume=...)`: for each batch that was begun and not
+            ended, by its first image, a plain dict of tensors and numbers.
     """
     images: torch.Tensor
     references: torch.Tensor
     starts: torch.Tensor | None = None
     loss: torch.Tensor | None = None
+    member_loss: torch.Tensor | None = None
     evaluations: torch.Tensor | None = None
     status: tuple[str, ...] = ()
     seconds: float = float("nan")
     recipe: dict = field(default_factory=dict)
-    unfinished: dict | None = None
+    unfinished: dict = field(default_factory=dict)
 
     @property
     def interrupted(self):
-        """Whether the run was interrupted (Ctrl-C) before all images were done."""
+        """Whether the run was interrupted (Ctrl-C) or paused before all images were done."""
         return "interrupted" in self.status
 
     def __len__(self):
@@ -61,13 +70,19 @@ class Metamers:
 
 
 def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", optimizer_options=None, start="noise",
-             start_options=None, steps=200, seed=0, stop=None, check_every=5, identity_relu=True, precision="float32",
-             batch_size=128, exact_batches=True, device=None, progress=None, resume=None):
+             start_options=None, steps=200, seed=0, stop=None, check_every=5, combine="worst", identity_relu=True,
+             precision="float32", batch_size=128, exact_batches=True, device=None, sequential=False, progress=None, pause=None,
+             resume=None):
     """Make metamers: change starting images until the activations at a stage equal those of the references.
 
     The loss of an image is the Euclidean norm of the difference of its activations from those of its reference, divided by the
-    norm of the latter (Feather et al. 2023, doi:10.1038/s41593-023-01442-0, Methods); for several models the mean of theirs.
-    Every image has its own state and stops by itself, so that its result does not depend on the others in the batch.
+    norm of the latter (Feather et al. 2023, doi:10.1038/s41593-023-01442-0, Methods). Every image has its own state and stops by
+    itself, so that its result does not depend on the others in the batch.
+
+    With several models an image is made for all of them at once, and a gradient evaluation is one of every model. Models are
+    visited one after the other, at the memory of one; each may live on a device of its own. Where `torch.distributed` is
+    initialised (see `metalib.run`) and every rank makes the same call, the models are spread over the ranks, or the images of a
+    single model; all ranks return the same Metamers.
 
     Args:
         model_or_models: a Model, or a list of them whose input sizes agree.
@@ -82,6 +97,7 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
         stop: a NullDistribution (with several models a list): an image is done as soon as it, rounded to 8 bits, passes the
             criterion, which is looked at every `check_every` evaluations. None does all steps.
         check_every: how many evaluations apart images that are done leave the batch.
+        combine: how the losses of several models become one, a name in `metalib.combinations.COMBINATIONS`.
         identity_relu: at a stage that ends in a ReLU, let the gradient through it unchanged, as published.
         precision: of the networks' arithmetic, one of `PRECISIONS`: "float32"; "tf32", faster on recent GPUs, nothing
             elsewhere; "bfloat16" (torch.autocast), faster on some processors too, but the match that can be reached is coarse.
@@ -90,7 +106,9 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
         exact_batches: on a CPU, let results be the same bit for bit whatever is in the batch; this repeats small images in
             small batches, and makes a lone image up to eight times as slow. False leaves roundings to depend on the batch.
         device: where to compute, such as "cuda"; the models are moved there. None leaves them where they are.
+        sequential: of several models, have only the one that is visited on `device`, the others where they are.
         progress: show a progress bar; None shows one where somebody is watching.
+        pause: return, as if interrupted, after so many evaluations of a batch: for a checkpoint, from which `resume` goes on.
         resume: Metamers of the same call that was interrupted: images that were done are kept, the others go on.
 
     Returns:
@@ -109,20 +127,28 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
     models = list(model_or_models) if isinstance(model_or_models, (list, tuple)) else [model_or_models]
     stages = [stage] if isinstance(stage, str) else list(stage)
     stops = [] if stop is None else list(stop) if isinstance(stop, (list, tuple)) else [stop]
-    if len(stages) != len(models) or len(stops) not in (0, len(models)):
+    if not models or len(stages) != len(models) or len(stops) not in (0, len(models)):
         raise ValueError(f"{len(models)} models need as many stages and nulls, not {len(stages)} stages and {len(stops)} nulls")
-    if steps < 1 or check_every < 1 or batch_size < 1:
-        raise ValueError("steps, check_every and batch_size must be at least 1")
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
-    if device is not None:
-        models = [model.to(device) for model in models]
+    if min(steps, check_every, batch_size, pause or 1) < 1:
+        raise ValueError("steps, check_every, batch_size and pause must be at least 1")
+    for choice, what, choices in ((precision, "precision", PRECISIONS), (combine, "combination", COMBINATIONS)):
+        if choice not in choices:
+            raise ValueError(f"unknown {what} {choice!r}; choose one of {', '.join(choices)}")
+    rank, ranks = _rank()
+    if 1 < len(models) < ranks:
+        raise ValueError(f"{len(models)} models cannot be spread over {ranks} ranks; start at most {len(models)}")
+    mine = range(rank, len(models), ranks) if len(models) > 1 else [0]
     references = pixels(images)
     for model, name in zip(models, stages):
         model.check_stage(name)
         model.check_images(references)
     for null, model, name in zip(stops, models, stages):
         null.check(model, name)
+    if device is not None and not sequential:
+        for k in mine:
+            models[k].to(device)
+    if len(models) == 1:
+        batch_size = min(batch_size, -(-len(references) // ranks))
     rule, rule_name, rule_options = _rule(optimizer, optimizer_options or {})
     starts, start_options = _starts(start, start_options or {}, images, seed)
     recipe = {
@@ -130,94 +156,127 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
         "optimizer": rule_name, "optimizer_options": rule_options,
         "start": start if isinstance(start, str) else "given", "start_options": start_options,
         "steps": steps, "seed": seed, "stop": [null.describe() for null in stops], "check_every": check_every,
-        "identity_relu": identity_relu, "precision": precision, "batch_size": batch_size,
-        "exact_batches": exact_batches, "device": str(models[0].device),
+        "combine": combine, "identity_relu": identity_relu, "precision": precision, "batch_size": batch_size,
+        "exact_batches": exact_batches, "device": str(device or models[mine[0]].device), "ranks": ranks,
         "versions": {"metalib": __version__, "torch": str(torch.__version__)},
     }
     if resume is not None:
         _check_resumed(resume, recipe, references, starts)
 
-    loop = functools.partial(_optimise, list(zip(models, stages)), rule=functools.partial(rule, **rule_options), steps=steps,
-                             stops=stops, check_every=check_every, identity_relu=identity_relu, precision=precision,
-                             filled=_filled if exact_batches else lambda images, _shape: images, progress=progress)
+    members = [Member(k, models[k], stages[k], stops[k] if stops else None) for k in mine]
+    loop = functools.partial(_optimise, members, len(models), device=torch.device(device or models[mine[0]].device),
+                             rule=functools.partial(rule, **rule_options), steps=steps, check_every=check_every,
+                             combine=COMBINATIONS[combine], identity_relu=identity_relu, precision=precision, sequential=sequential,
+                             filled=_filled if exact_batches else lambda images, _shape: images, pause=pause,
+                             progress=progress if rank == 0 else False)
     began = time.perf_counter()
-    parts = []
-    for rows in torch.arange(len(references)).split(batch_size):
-        before = None if resume is None else _part(resume, rows)
-        if before is not None and (not before.interrupted or parts and parts[-1].interrupted):
-            parts.append(before)  # done, or to be left as it is after another interrupt
-        elif parts and parts[-1].interrupted:
-            parts.append(_not_begun(starts[rows], steps))
-        else:
-            parts.append(loop(references[rows], starts[rows], before=before))
+    parts, stopped = {}, False
+    for number, rows in enumerate(torch.arange(len(references)).split(batch_size)):
+        if len(models) == 1 and number % ranks != rank:
+            continue  # another rank's
+        before = _not_begun(starts[rows], steps, len(models)) if resume is None else _part(resume, rows)
+        if before.interrupted and not stopped:
+            before = loop(references[rows], starts[rows], before)
+            stopped = before.interrupted
+        parts[int(rows[0])] = before
+    if len(models) == 1 and ranks > 1:
+        gathered = [None] * ranks
+        distributed.all_gather_object(gathered, parts)
+        parts = dict(sorted(item for some in gathered for item in some.items()))
     return Metamers(
-        **{name: torch.cat([getattr(part, name) for part in parts], dim)
-           for name, dim in (("images", 0), ("loss", 1), ("evaluations", 0))},
-        references=references.cpu(), starts=starts.cpu(), status=sum((part.status for part in parts), ()),
+        **{name: torch.cat([getattr(part, name) for part in parts.values()], dim)
+           for name, dim in (("images", 0), ("loss", 1), ("member_loss", 2), ("evaluations", 0))},
+        references=references.cpu(), starts=starts.cpu(), status=sum((part.status for part in parts.values()), ()),
         seconds=time.perf_counter() - began + (resume.seconds if resume is not None else 0), recipe=recipe,
-        unfinished=next((part.unfinished for part in parts if part.unfinished), None))
+        unfinished={first: part.unfinished for first, part in parts.items() if part.unfinished})
 
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
-def _optimise(members, references, starts, *, rule, steps, stops, check_every, identity_relu, precision, filled, progress,
-              before=None):
+class Member(NamedTuple):
+    """One of the models that an image is made for: its number among them, the stage to match, and the null to stop by, or None."""
+    number: int
+    model: Model
+    stage: str
+    null: NullDistribution | None
+
+
+def _optimise(members, count_members, references, starts, before, *, device, rule, steps, check_every, combine, identity_relu,
+              precision, sequential, filled, pause, progress):
     """Optimise one batch. Images that are done leave it; on a GPU nothing is read back between two checks.
 
-    `position` is where the loop stands. It changes as a whole, after each step, so that an interrupt never falls in between.
+    `members` are those of this rank, of `count_members` of all ranks. `before` is where to begin. `position` is where the loop
+    stands; it changes as a whole, after each step, so that an interrupt never falls in between.
     """
-    device = members[0][0].device
     references, starts = references.to(device), starts.to(device)
     count = len(starts)
-    if before is None:
-        before = _not_begun(starts, steps)
-    finished, history, evaluations = (tensor.to(device) for tensor in (before.images, before.loss, before.evaluations))
+    finished, history, by_member, evaluations = (
+        tensor.to(device) for tensor in (before.images, before.loss, before.member_loss, before.evaluations))
     status = list(before.status)
     position = _moved(before.unfinished, device) if before.unfinished else {
         "step": 0, "images": starts, "state": {}, "here": torch.arange(count, device=device),  # which images are in the batch
         "fine": torch.ones(count, dtype=torch.bool, device=device)}  # of those, which have had finite losses only
-    with torch.no_grad(), _arithmetic(precision, device):
-        targets = [model.unchecked_activations(filled(references, model.shapes[stage]), stage)[:count]
-                   for model, stage in members]
-    exact = targets
-    if stops:
-        with torch.no_grad():
-            labels = [model.answer(references) for model, _ in members]
-            if precision != "float32":
-                exact = [model.activations(references, stage) for model, stage in members]
+    until = steps if pause is None else min(steps, position["step"] + pause)
+    visited = functools.partial(_visited, device=device if sequential else None)
+    targets, exact, labels = {}, {}, {}
+    for number, model, stage, null in members:
+        with torch.no_grad(), visited(model) as there:
+            seen = references.to(there)
+            with _arithmetic(precision, there):
+                target = model.unchecked_activations(filled(seen, model.shapes[stage]), stage)[:count]
+            targets[number] = target
+            if null is not None:
+                exact[number] = target if precision == "float32" else model.activations(seen, stage)
+                labels[number] = model.answer(seen)
 
     def objective(images, here):
-        images = images.detach().requires_grad_()
-        losses = []
-        with _arithmetic(precision, device):
-            for (model, stage), target in zip(members, targets):
-                activations = model.unchecked_activations(filled(images, model.shapes[stage]), stage, identity_relu)
-                target = target if len(here) == count else target[here]
-                losses.append(torch.linalg.vector_norm(activations[:len(images)] - target, dim=1)
-                              / torch.linalg.vector_norm(target, dim=1))
-            loss = torch.stack(losses).mean(0)
-            gradient, = torch.autograd.grad(loss.sum(), images)
-        return loss.detach(), gradient.contiguous()  # one layout, so that rules round alike in every batch
+        losses, gradients = [], []
+        for member in members:
+            model, stage, target = member.model, member.stage, targets[member.number]
+            with visited(model) as there, _arithmetic(precision, there):
+                pixels = images.detach().to(there).requires_grad_()
+                activations = model.unchecked_activations(filled(pixels, model.shapes[stage]), stage, identity_relu)
+                target = target if len(here) == count else target[here.to(there)]
+                loss = (torch.linalg.vector_norm(activations[:len(pixels)] - target, dim=1)
+                        / torch.linalg.vector_norm(target, dim=1))
+                gradient, = torch.autograd.grad(loss.sum(), pixels)
+            losses.append(loss.detach().to(device))
+            gradients.append(gradient.contiguous().to(device))  # one layout, so that rules round alike in every batch
+        losses, gradients = together(torch.stack(losses)), together(torch.stack(gradients))
+        return losses, *(combine(losses, gradients) if count_members > 1 else (losses[0], gradients[0]))
 
     def passed(images, here):
-        return torch.stack([null.passes(model, stage, images, target[here], label[here]) for null, (model, stage), target, label
-                            in zip(stops, members, exact, labels)]).all(0)
+        passes = []
+        for number, model, stage, null in members:
+            with visited(model) as there:
+                rows = here.to(there)
+                passes.append(null.passes(model, stage, images.to(there), exact[number][rows], labels[number][rows]).to(device))
+        return together(torch.stack(passes).float()).bool().all(0)
+
+    def together(own):
+        """Rows of all members (N, ...) on every rank, of those of this rank's. A sum with zeros, so that nothing is rounded."""
+        if len(own) == count_members:
+            return own
+        whole = own.new_zeros(count_members, *own.shape[1:])
+        whole[[member.number for member in members]] = own
+        distributed.all_reduce(whole)
+        return whole
 
     with bar(steps, "metamers", progress) as shown:
         try:
-            while len(position["here"]) and position["step"] < steps:
+            while len(position["here"]) and position["step"] < until:
                 step, images, state, here, fine = position.values()
                 state = dict(state)
-                loss, gradient = objective(images, here)
+                losses, loss, gradient = objective(images, here)
                 fine = fine & loss.isfinite() & gradient.flatten(1).isfinite().all(1)
                 new = rule(images, gradient, loss, state, step, steps).clamp(0, 1)
                 images = torch.where(fine.view(-1, 1, 1, 1), new, images)
-                history[step, here] = loss
+                history[step, here], by_member[step][:, here] = loss, losses
                 evaluations[here] = torch.where(fine, step + 1, evaluations[here])
                 if (step + 1) % check_every == 0 or step + 1 == steps:
                     done = ~fine
-                    if stops:
+                    if exact:
                         done |= passed(to_8_bits(images), here)
                     finished[here] = images
                     if done.any():
@@ -228,15 +287,39 @@ def _optimise(members, references, starts, *, rule, steps, stops, check_every, i
                     shown.update(step + 1 - shown.n)
                     shown.set_postfix_str(f"{len(here)} of {count} images in progress")
                 position = dict(zip(position, (step + 1, images, state, here, fine)))
-            for index in position["here"].tolist():
-                status[index] = "steps"
-            position = None
         except KeyboardInterrupt:
-            finished[position["here"]] = position["images"]
-            history[position["step"]:, position["here"]] = float("nan")
-            evaluations[position["here"][position["fine"]]] = position["step"]
-    return Metamers(to_8_bits(finished).cpu(), references=None, loss=history.cpu(), evaluations=evaluations.cpu(),
-                    status=tuple(status), unfinished=position and _moved(position, "cpu"))
+            if _rank()[1] > 1:
+                raise  # the other ranks would wait for this one
+    here, step = position["here"], position["step"]
+    if step < steps and len(here):
+        finished[here] = position["images"]
+        history[step:, here] = by_member[step:, :, here] = float("nan")
+        evaluations[here[position["fine"]]] = step
+    else:
+        for index in here.tolist():
+            status[index] = "steps"
+        position = {}
+    return Metamers(to_8_bits(finished).cpu(), references=None, loss=history.cpu(), member_loss=by_member.cpu(),
+                    evaluations=evaluations.cpu(), status=tuple(status), unfinished=_moved(position, "cpu"))
+
+
+def _rank():
+    """This process's rank and the number of ranks; 0 of 1 where torch.distributed is not initialised."""
+    here = distributed.is_available() and distributed.is_initialized()
+    return (distributed.get_rank(), distributed.get_world_size()) if here else (0, 1)
+
+
+@contextlib.contextmanager
+def _visited(model, device):
+    """A model where it is, or for as long as this lasts on a device; gives the device."""
+    home = model.device
+    if device is None:
+        yield home
+        return
+    try:
+        yield model.to(device).device
+    finally:
+        model.to(home)
 
 
 @contextlib.contextmanager
@@ -259,12 +342,11 @@ def _moved(position, device):
 
 
 def _part(metamers, rows):
-    """Some rows of an interrupted run: one of its batches, with where that stands if it was begun."""
-    status = tuple(metamers.status[row] for row in rows.tolist())
-    evaluations = metamers.evaluations[rows]
-    begun = bool((evaluations > 0).any()) and "interrupted" in status
-    return Metamers(metamers.images[rows], references=None, loss=metamers.loss[:, rows], evaluations=evaluations, status=status,
-                    unfinished=metamers.unfinished if begun else None)
+    """Some rows of an interrupted run: one of its batches, with where that stands if it was begun and not ended."""
+    return Metamers(metamers.images[rows], references=None, loss=metamers.loss[:, rows],
+                    member_loss=metamers.member_loss[:, :, rows], evaluations=metamers.evaluations[rows],
+                    status=tuple(metamers.status[row] for row in rows.tolist()),
+                    unfinished=metamers.unfinished.get(int(rows[0]), {}))
 
 
 def _check_resumed(resume, recipe, references, starts):
@@ -293,9 +375,10 @@ def _filled(images, shape):
     return torch.cat([images, images[-1:].detach().expand(missing, -1, -1, -1)]) if missing else images
 
 
-def _not_begun(starts, steps):
+def _not_begun(starts, steps, members):
     count = len(starts)
     return Metamers(to_8_bits(starts).cpu(), references=None, loss=torch.full((steps, count), float("nan")),
+                    member_loss=torch.full((steps, members, count), float("nan")),
                     evaluations=torch.zeros(count, dtype=torch.int64), status=("interrupted",) * count)
 
 

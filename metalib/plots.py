@@ -147,6 +147,43 @@ def cost_and_distinctness(table, by, *, ax=None):
     return ax
 
 
+def shares(table, x, by, *, ax=None):
+    """Shares with intervals, side by side for each value of `x`.
+
+    Args:
+        table: one row per point with the columns `x` (its values are drawn in order, evenly spaced), `by` (told apart by colour),
+            share, from and to (the ends of the interval).
+    """
+    ax = ax or plt.gca()
+    places, kinds = table[x].unique(), table[by].unique()
+    for number, (kind, color) in enumerate(zip(kinds, sns.color_palette("colorblind", len(kinds)))):
+        rows = table[table[by] == kind].set_index(x).loc[places]
+        at = np.arange(len(places)) + (number - (len(kinds) - 1) / 2) * 0.6 / len(kinds)
+        ax.errorbar(at, rows["share"], yerr=(rows["share"] - rows["from"], rows["to"] - rows["share"]), fmt="o", color=color,
+                    markersize=7, linewidth=2, label=kind)
+    ax.set_xticks(range(len(places)), [f"{place}" for place in places])
+    ax.set(xlim=(-0.5, len(places) - 0.5), ylim=(-0.02, 1.02), xlabel=x, ylabel="share")
+    return ax
+
+
+def pairs(values, *, label, ax=None):
+    """A heat map of a quantity of unordered pairs, half of which is shown.
+
+    Args:
+        values: a dict from pairs of names to numbers; a pair of a name with itself is on the diagonal.
+        label: what the numbers are, with their unit.
+    """
+    ax = ax or plt.gca()
+    names = list(dict.fromkeys(name for pair in values for name in pair))
+    grid = np.array([[values.get((one, other), np.nan) for one in names] for other in names], dtype=float)
+    short = [name.removeprefix("zoo/") for name in names]
+    sns.heatmap(grid, annot=True, fmt=".0f", cmap="cividis_r", xticklabels=short, yticklabels=short, square=True, linewidths=1,
+                cbar_kws={"label": label}, ax=ax)
+    ax.tick_params(length=0)
+    ax.tick_params(axis="x", rotation=20)
+    return ax
+
+
 def accuracy_and_robustness(table, *, ax=None):
     """Accuracy under attack against accuracy, one point per model, with intervals of plus and minus two standard errors.
 

@@ -141,7 +141,7 @@ class TestEveryOptimizer:
         for _ in range(2):
             run = pickle.loads(pickle.dumps(run))
             run = generate(small, samples, "2", **arguments, resume=run)
-        assert not run.interrupted and run.unfinished is None and run.status == expected.status
+        assert not run.interrupted and not run.unfinished and run.status == expected.status
         assert torch.equal(run.images, expected.images) and torch.equal(run.evaluations, expected.evaluations)
         torch.testing.assert_close(run.loss, expected.loss, rtol=0, atol=0, equal_nan=True)
 

@@ -66,8 +66,10 @@ def test_notebooks_are_small():
 
 
 def test_profiles_set_parameters_that_there_are():
-    for path in (ROOT / "notebooks" / "profiles").glob("*.yml"):
-        chapter = nbformat.read(ROOT / "notebooks" / "01_generation_ablations.ipynb", as_version=4)
+    profiles = sorted((ROOT / "notebooks" / "profiles").glob("*/*.yml"))
+    assert profiles
+    for path in profiles:
+        chapter = nbformat.read(ROOT / "notebooks" / f"{path.stem}.ipynb", as_version=4)
         parameters = next(cell for cell in chapter.cells if "parameters" in tags(cell))
         known = re.findall(r"^(\w+):", parameters.source, flags=re.MULTILINE)
         assert set(yaml.safe_load(path.read_text())) <= set(known)

@@ -1,0 +1,103 @@
+"""What do several models at once cost? Ratios side by side, in one run.
+
+    python benchmarks/joint.py
+
+(a) A step of joint generation over the sum of the steps of the models alone. (b) Models of one architecture evaluated together by
+torch.func.vmap over their stacked weights, over one after the other. (c) Two ranks with one thread each, over one process with one
+thread, for the same images. Times are medians over interleaved repetitions.
+"""
+import copy
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from torch.func import functional_call, stack_module_state, vmap
+
+from metalib import generate, load_images, load_model, store
+from metalib.stages import StageReached, hooked
+
+NAMES = ["zoo/vgg-standard-0", "zoo/vgg-robust-0", "zoo/cct-standard-0", "zoo/convnext-standard-0"]
+
+
+def seconds(ways, repeats=5):
+    """Median seconds of each of the functions `ways`, called in turn."""
+    times = {name: [] for name in ways}
+    for _ in range(repeats + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - began)
+    return {name: float(np.median(some[1:])) for name, some in times.items()}
+
+
+def joint_cost(stage, batch, steps=10):
+    """Seconds of a step of all models at once, and the sum of theirs."""
+    models, images = [load_model(name) for name in NAMES], load_images("cifar10-samples").images[:batch]
+    ways = {model.name: lambda model=model: generate(model, images, stage, steps=steps, optimizer="adam") for model in models}
+    ways["joint"] = lambda: generate(models, images, [stage] * len(models), steps=steps, optimizer="adam")
+    took = seconds(ways)
+    alone = sum(value for name, value in took.items() if name != "joint")
+    return {"part": "joint over sum of single", "case": f"{len(models)} models, {stage}, batch {batch}",
+            "ratio": took["joint"] / alone}
+
+
+def together_cost(architecture, stage, batch, count=4):
+    """Seconds of forward and backward of models of one architecture by vmap, over one after the other."""
+    models = [load_model(f"zoo/{architecture}-standard-0") for _ in range(count)]
+    images = load_images("cifar10-samples").images[:batch]
+    network = copy.deepcopy(models[0].module)
+    parameters, buffers = stack_module_state([model.module for model in models])
+
+    def activations(parameters, buffers, x):
+        def leave(output):
+            raise StageReached(output)
+
+        with hooked(network, stage, leave):
+            try:
+                functional_call(network, (parameters, buffers), (x,))
+            except StageReached as reached:
+                return reached.output.flatten(1)
+
+    def stacked():
+        x = images.clone().requires_grad_()
+        vmap(activations, (0, 0, None))(parameters, buffers, models[0]._normalised(x)).square().sum().backward()
+
+    def in_turn():
+        for model in models:
+            x = images.clone().requires_grad_()
+            model.unchecked_activations(x, stage).square().sum().backward()
+
+    took = seconds({"stacked": stacked, "in turn": in_turn})
+    return {"part": "vmap over in turn", "case": f"{count} x {architecture}, {stage}, batch {batch}",
+            "ratio": took["stacked"] / took["in turn"]}
+
+
+def ranks_cost(steps=60, batch=20):
+    """Seconds of the loop with two ranks of one thread, over one process of one thread; the images must be the same."""
+    recipe = {"models": ["zoo/vgg-standard-0", "zoo/vgg-robust-0"], "stages": ["group3", "group3"], "steps": steps,
+              "images": {"source": "cifar10-samples", "n": batch}}
+    with tempfile.TemporaryDirectory() as folder:
+        path, made = Path(folder, "recipe.yml"), {}
+        path.write_text(yaml.safe_dump(recipe))
+        for ranks in (1, 2):
+            subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+                            "--nproc-per-node", str(ranks), "-m", "metalib.run", path, Path(folder, str(ranks)),
+                            "--checkpoint-every", str(steps)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            made[ranks] = store.load(Path(folder, str(ranks)))
+    assert torch.equal(made[1].images, made[2].images)
+    return {"part": "two ranks over one", "case": f"2 x vgg, group3, batch {batch}", "ratio": made[2].seconds / made[1].seconds}
+
+
+if __name__ == "__main__":
+    rows = [joint_cost("group1", 4), joint_cost("group3", 20)]
+    for architecture in ("vgg", "cct"):
+        rows += [together_cost(architecture, "group3", batch) for batch in (1, 20)]
+    rows.append(ranks_cost())
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))
