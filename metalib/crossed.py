@@ -39,8 +39,8 @@ def means(table, by, *, value="agrees", resamples=2000, level=0.95, seed=0):
         seed: of the draws.
 
     Returns:
-        pandas.DataFrame, one row per group in the order of the table: the columns of `by`, `mean`, `low`, `high` (missing where a group
-        has fewer than two generators, observers or images), `generators`, `observers`, `images` and `rows`, the numbers of each.
+        pandas.DataFrame, one row per group in the order of the table: the columns of `by`, `mean`, `low`, `high` (missing where a
+        group has fewer than two generators, observers or images), `generators`, `observers`, `images`, `rows`: how many of each.
 
     Raises:
         ValueError: a column that the table lacks, or no resamples.
@@ -144,6 +144,7 @@ def variance_explained(table, *, value="agrees", resamples=1000, level=0.95, see
         centre = (weights * values).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
         with np.errstate(invalid="ignore", divide="ignore"):
             total = (weights * (values - centre) ** 2).sum(1)
+            total = np.where(total > 1e-9 * weights.sum(1), total, np.nan)  # nothing to explain
             left = [(weights * _additive(values, weights, cells, roles)[0] ** 2).sum(1) / total for roles in ("go", "o", "g")]
         return np.stack([left[1] - left[0], left[2] - left[0], left[0]], 1)
 
@@ -275,7 +276,7 @@ def grouping(matrix, labels, *, permutations=10_000, seed=0):
             (Phipson & Smyth 2010, doi:10.2202/1544-6115.1585).
 
     Returns:
-        A dict with `difference`, `p` (one-sided) and `pairs` with the same label; numbers are missing where all or no pairs have one.
+        A dict with `difference`, `p` (one-sided) and `pairs` with the same label; numbers are missing where all or no pairs do.
     """
     similarity = _symmetrised(matrix)
     upper = np.triu_indices(len(similarity), 1)
@@ -349,19 +350,23 @@ def _resampled(table, group, groups, value, resamples, seed):
 
 
 def _effects(rest, stage, levels, group):
-    """Effects (S, L) at each stage of the factors, then of their pairs, each with the level of every row and its degrees of freedom."""
+    """Effects (S, L) at each stage of the factors, then of their pairs, with the level and stage of rows and degrees of freedom."""
     stages = stage.max() + 1
 
     def mean(values, level):
         return _average(values, stage * (level.max() + 1) + level, stages * (level.max() + 1)).reshape(stages, -1)
 
+    scale = np.abs(rest).max()
     mains = {name: np.zeros((stages, level.max() + 1)) for name, level in levels.items()}
     for _ in range(20):  # backfitting: factors are not balanced where some metamers do not count
-        rest = rest - _average(rest, group, group.max() + 1)[group]
+        rest, change = rest - _average(rest, group, group.max() + 1)[group], 0.0
         for name, level in levels.items():
             update = mean(rest, level)
             mains[name] += update
             rest = rest - update[stage, level]
+            change = max(change, np.abs(update).max())
+        if change < 1e-6 * scale:
+            break
     for name, level in levels.items():
         yield mains[name], level, stage, lambda s, level=level: len(np.unique(level[stage == s])) - 1
     for first, second in (("generator", "observer"), ("generator", "image"), ("observer", "image")):
@@ -434,6 +439,7 @@ def _percentiles(statistic, cells, names, resamples, level, seed):
         estimate, draws = statistic(*cells.whole())[0], statistic(*cells.draws(resamples, seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
+        draws = np.where(np.isfinite(draws), draws, np.nan)
         low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return pd.DataFrame({"estimate": estimate, "low": low, "high": high}, index=names)
 

@@ -10,7 +10,6 @@ another model, stage or set of images adds files and leaves the others as they a
 import contextlib
 import hashlib
 import json
-import math
 import os
 import tempfile
 import warnings
@@ -37,7 +36,8 @@ RELATIONS = ("itself", "other seed", "other training", "other architecture", "bo
 
 
 def transfer_study(generators, observers, images, *, stages=None, directory=None, nulls=None, null_images=None, steps=100, seed=0,
-                   stop=False, generation=None, controls=True, batch_size=100, device=None, allow_pickle=False, progress=None):
+                   stop=False, generation=None, controls=True, cards=None, batch_size=100, device=None, allow_pickle=False,
+                   progress=None):
     """Make metamers of every generator at every stage, show them to every observer, and report what each made of each.
 
     Args:
@@ -53,6 +53,7 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
             threshold. True stops an image where it first passes its generator's criterion, which is cheaper.
         generation: a dict of further keywords of `generate`, such as {"optimizer": "adam"}.
         controls: show the observers, for each metamer, also its reference plus noise at the same distance.
+        cards: a dict from names of models to dicts that complete or replace their cards: architecture, training, seed.
         batch_size: images that go through an observer together.
         device: where to compute.
         allow_pickle: of `load_model`.
@@ -64,8 +65,8 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
         - `generator`, `stage`, `depth` (of the stage among those of its generator, 0 the first and 1 the last),
           `observer`, `observer_stage` (see `corresponding_stage`), `relation` of the two (one of `RELATIONS`; missing where
           a card is), `image`;
-        - `recognised`: the observer's answer is the true label (missing where the label is unknown to it); `reference_recognised`:
-          it also is for the reference, which gives the observer's natural accuracy;
+        - `recognised`: the observer's answer is the true label (missing where the label is unknown to it);
+          `reference_recognised`: so is its answer to the reference, which gives the observer's natural accuracy;
         - `agrees`: the observer's answer is its own answer to the reference; `confidence`: its largest softmax probability;
         - `match`: Pearson correlation of the observer's activations to metamer and reference at its stage; `p_value`: of that under
           the observer's null; `passed`: the observer agrees, and match and signal-to-noise ratio are at least the maxima of its
@@ -78,7 +79,7 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
 
     Raises:
         ValueError: a model given twice or under another's name, unknown stages, images without labels or of another size, a null
-            that is missing or not of that model. All models are loaded once before anything is computed, so that such errors come first.
+            that is missing or not of that model. All models are loaded once before anything is made, so that this comes first.
         KeyboardInterrupt: what was done is in `directory`.
 
     Warns:
@@ -93,7 +94,7 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
     """
     if not isinstance(images, ImageSet) or not len(images):
         raise ValueError("a transfer study needs references with labels: an ImageSet with at least one image, as of load_images")
-    load = _Loader(device, allow_pickle)
+    load = _Loader(device, allow_pickle, cards or {})
     generators, observers = load.entries(generators, images, "generators"), load.entries(observers, images, "observers")
     if stages is not None and not isinstance(stages, (dict, list, tuple)):
         raise ValueError(f"stages is a list of names or of depths in [0, 1], or a dict of such lists by generator, not {stages!r}")
@@ -142,7 +143,9 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
     order = {name: number for number, name in enumerate(made)}
     table = pd.concat(sorted(parts, key=lambda part: order[part["generator"].iloc[0], part["stage"].iloc[0]]), ignore_index=True)
     first = ["generator", "stage", "depth", "observer", "observer_stage", "relation", "image"]
-    return table[[*first, *table.columns.drop(first)]]
+    words = [f"{role}_{key}" for role in ("generator", "observer") for key in ("architecture", "training")]
+    kinds = dict.fromkeys(["relation", *words], "str") | {"generator_seed": "Int64", "observer_seed": "Int64"}
+    return table[[*first, *table.columns.drop(first)]].astype(kinds)
 
 
 def corresponding_stage(generator, stage, observer):
@@ -178,7 +181,7 @@ def relation(a, b):
     "other architecture" the training only; "both differ" neither.
 
     Example:
-        >>> relation({"architecture": "vgg", "training": "robust", "seed": 0}, {"architecture": "vgg", "training": "standard", "seed": 0})
+        >>> relation({"architecture": "vgg", "training": "robust"}, {"architecture": "vgg", "training": "standard"})
         'other training'
     """
     if None in (a.get("architecture"), b.get("architecture"), a.get("training"), b.get("training")):
@@ -204,8 +207,9 @@ class _Entry:
 class _Loader:
     """Loads models by name, one at a time, and describes each once."""
 
-    def __init__(self, device, allow_pickle):
-        self.options, self.known, self.latest = {"device": device or "cpu", "allow_pickle": allow_pickle}, {}, None
+    def __init__(self, device, allow_pickle, cards):
+        self.options, self.cards = {"device": device or "cpu", "allow_pickle": allow_pickle}, cards
+        self.known, self.latest = {}, None
 
     def entries(self, models, images, role):
         models = [models] if isinstance(models, (str, Model)) else list(models)
@@ -221,7 +225,7 @@ class _Loader:
             raise ValueError(f"a model is given by its name or as a Model (see wrap_model), not as {type(given).__name__}")
         model = self._load(given)
         model.check_images(images.images)
-        entry = _Entry(name, given, _fingerprint(model), model.stages, dict(model.card))
+        entry = _Entry(name, given, _fingerprint(model), model.stages, {**model.card, **self.cards.get(name, {})})
         if self.known.setdefault(name, entry).fingerprint != entry.fingerprint:
             raise ValueError(f"two different models are called {name}; give one of them another name in wrap_model")
         return self.known[name]
@@ -240,7 +244,8 @@ class _Loader:
 
 def _fingerprint(model):
     """Hash of what a model computes: its structure, weights, stages and input normalisation."""
-    digest = hashlib.sha256(repr((str(model.module), model.stages, model.input_size, model.class_names, model.coarse_names)).encode())
+    structure = str(model.module), model.stages, model.input_size, model.class_names, model.coarse_names
+    digest = hashlib.sha256(repr(structure).encode())
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
@@ -251,7 +256,7 @@ class _Nulls:
     """Nulls that were given, that ship with a model, or that are computed when they are needed: looked for in this order."""
 
     def __init__(self, given, images):
-        self.given, self.images, self.known = given, images, dict(given)
+        self.given, self.images, self.known, self.hashes = given, images, dict(given), {}
         if images is not None and not isinstance(images, ImageSet):
             raise ValueError("null_images is an ImageSet, as of load_images")
 
@@ -272,7 +277,9 @@ class _Nulls:
         if null is not None:
             return [null.pairs, null.units, null.maximum, hashlib.sha256(null.values["pearson"].tobytes()).hexdigest()]
         shipped = self._shipped(entry.name, stage)
-        return [hashlib.sha256(shipped.read_bytes()).hexdigest() if shipped else self.images.sha256]
+        if shipped not in self.hashes:
+            self.hashes[shipped] = hashlib.sha256(shipped.read_bytes()).hexdigest() if shipped else self.images.sha256
+        return self.hashes[shipped]
 
     def __call__(self, model, stage):
         key = model.name, stage
@@ -292,8 +299,8 @@ def _chosen(entry, stages):
         stage if isinstance(stage, str) else _nearest(entry.stages, stage) for stage in stages]
     unknown = [stage for stage in wanted if stage not in entry.stages]
     if unknown or not wanted:
-        raise ValueError(f"{entry.name} has no stage {', '.join(unknown) or 'asked for'}; its stages are {', '.join(entry.stages)}. "
-                         "For models with different stages give depths in [0, 1], or a dict of lists by model")
+        raise ValueError(f"{entry.name} has no stage {', '.join(unknown) or 'asked for'}; its stages are "
+                         f"{', '.join(entry.stages)}. For models with different stages give depths in [0, 1], or a dict of lists")
     return [stage for stage in entry.stages if stage in wanted]
 
 
@@ -499,17 +506,25 @@ def _hash(tensors):
 class _Part(_File):
     """The rows of one generator, stage and observer."""
     ending, errors = "parquet", (pyarrow.ArrowException, ValueError, KeyError, OSError)
+    table = None
 
     def write(self, table):
-        table.attrs = {**self.about, "address": self.address}
+        self.table = table.copy()
+        table.attrs = {**self.about, "address": self.address, "content": _rows_hash(table)}
         with self._placing() as path:
-            table.to_parquet(path, write_page_checksum=True)
+            table.to_parquet(path)
 
     def read(self):
-        table = pd.read_parquet(self.path, page_checksum_verification=True)
-        if table.attrs.get("address") != self.address:
-            raise ValueError("it holds another result than its name says")
-        if not np.isfinite(table["distance"]).all() or math.isnan(table["confidence"].sum()):
-            raise ValueError("it holds numbers that are not finite")
-        table.attrs = {}
-        return table
+        if self.table is None:
+            table = pd.read_parquet(self.path)
+            about, table.attrs = table.attrs, {}
+            if about.get("address") != self.address:
+                raise ValueError("it holds another result than its name says")
+            if about["content"] != _rows_hash(table):
+                raise ValueError("its content was changed")
+            self.table = table
+        return self.table
+
+
+def _rows_hash(table):
+    return hashlib.sha256(pd.util.hash_pandas_object(table).to_numpy().tobytes()).hexdigest()
