@@ -27,8 +27,9 @@ def means(table, by, *, value="agrees", resamples=2000, level=0.95, seed=0):
     by their degrees of freedom; resamples draw each kind of effect with replacement. Drawing rows by the product of how often
     their three were drawn (the pigeonhole bootstrap, Owen 2007, doi:10.1214/07-AOAS122) is up to several times too wide for
     `differences` between groups that share models, and no scheme is exact (McCullagh 2000, doi:10.2307/3318577). The
-    interval is the mean plus and minus Student's t times the standard deviation over resamples, with as many degrees of
-    freedom as the rarer of generators and observers of the group has levels, less one: with few models, percentiles are too narrow.
+    interval is the mean plus and minus Student's t times the standard deviation over resamples, with the degrees of freedom of
+    generators or of observers, whichever are fewer: with few models, percentiles are too narrow. Effects are taken to spread
+    alike in all groups. Intervals of booleans are cut at 0 and 1.
 
     Args:
         table: see the module.
@@ -52,9 +53,12 @@ def means(table, by, *, value="agrees", resamples=2000, level=0.95, seed=0):
         0.75
     """
     by = [by] if isinstance(by, str) else list(by)
+    truth = value in table and table[value].dtype in (bool, "boolean")
     table, groups, group = _grouped(table, by, value)
-    point, draws = _resampled(table, group, len(groups), value, resamples, seed)
-    low, high = _interval(point, draws, groups[["generators", "observers"]].min(axis=1).to_numpy() - 1, level)
+    point, draws, freedom = _resampled(table, group, len(groups), value, resamples, seed)
+    low, high = _interval(point, draws, freedom, level)
+    if truth:
+        low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
     single = (groups[["generators", "observers", "images"]] < 2).any(axis=1).to_numpy()
     for place, (name, column) in enumerate((("mean", point), ("low", low), ("high", high))):
         groups.insert(len(by) + place, name, np.where(single & (name != "mean"), np.nan, column))
@@ -74,9 +78,8 @@ def differences(table, by, pairs, *, value="agrees", resamples=2000, level=0.95,
         the table has no rows; then there are no numbers. Intervals as of `means`, with the degrees of freedom of the smaller group.
     """
     table, groups, group = _grouped(table, [by], value)
-    point, draws = _resampled(table, group, len(groups), value, resamples, seed)
+    point, draws, freedom = _resampled(table, group, len(groups), value, resamples, seed)
     number = {name: place for place, name in enumerate(groups[by])}
-    freedom = groups[["generators", "observers"]].min(axis=1).to_numpy() - 1
     rows = []
     for first, second in pairs:
         empty = [name for name in (first, second) if name not in number]
@@ -207,7 +210,7 @@ def mixed_model(table, by, *, value="agrees", level=0.95):
     """Means by group from a linear mixed model with crossed random intercepts of generators, observers and images.
 
     A second opinion beside `means`: another way to the same intervals, with other assumptions (normal effects that add up).
-    Fitted by restricted maximum likelihood with statsmodels. Booleans are taken as 0 and 1.
+    Fitted by restricted maximum likelihood with statsmodels. Booleans are taken as 0 and 1; a variance may be estimated as 0.
 
     Args:
         table, value: as of `means`.
@@ -234,7 +237,7 @@ def mixed_model(table, by, *, value="agrees", level=0.95):
             fit = sm.MixedLM(table[value].to_numpy(float), design.to_numpy(), groups=np.ones(len(table)), exog_vc=structure).fit()
         except (np.linalg.LinAlgError, ValueError):
             return result
-    bad = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+    bad = any(issubclass(warning.category, ConvergenceWarning) and "boundary" not in str(warning.message) for warning in caught)
     z = stats.norm.ppf((1 + level) / 2)
     if fit.converged and not bad and np.isfinite(fit.bse_fe).all():
         result = result.assign(mean=fit.fe_params, low=fit.fe_params - z * fit.bse_fe, high=fit.fe_params + z * fit.bse_fe,
@@ -323,9 +326,10 @@ def _weights(count, resamples, rng):
 
 
 def _resampled(table, group, groups, value, resamples, seed):
-    """Means by group: of the table (K,), and of resamples of the effects of its three factors (R, K).
+    """Means by group: of the table (K,) and of resamples of the effects of its three factors (R, K), and degrees of freedom (K,).
 
     A mean is linear in the effects, so that a resample is a product of drawn effects with the shares that they have in each group.
+    The degrees of freedom are those with which the effects of generators or of observers are known, whichever are fewer.
     """
     if resamples < 2:
         raise ValueError("an interval needs at least two resamples")
@@ -335,22 +339,27 @@ def _resampled(table, group, groups, value, resamples, seed):
     levels = {name: pd.factorize(table[name], sort=True)[0] for name in FACTORS}
     point = _average(y, group, groups)
     draws = np.tile(point, (resamples, 1))
-    sizes = np.bincount(group, minlength=groups)
-    for effect, level, stage_of, freedom in _effects(y - point[group], stage, levels, group):
+    sizes, least = np.bincount(group, minlength=groups), np.full(groups, np.inf)
+    for effect, level, freedom, counts in _effects(y - point[group], stage, levels, group):
         drawn = rng.integers(effect.shape[1], size=(resamples, effect.shape[1]))  # a level brings its effects at all stages
         for s, effects in enumerate(effect):
-            here = stage_of == s
+            here = stage == s
             share = np.zeros((groups, effect.shape[1]))
             np.add.at(share, (group[here], level[here]), 1 / sizes[group[here]])
             known = np.bincount(level[here], minlength=effect.shape[1]) > 0
-            scale = np.sqrt(known.sum() / max(freedom(s), 1)) * np.sqrt(effect.shape[1] / known.sum())
+            scale = np.sqrt(effect.shape[1] / max(freedom[s], 1))  # over those that are known, and up to all that are drawn
+            if counts:
+                least[group[here]] = np.minimum(least[group[here]], freedom[s])
             centred = np.where(known, effects - effects[known].mean(), 0) * scale
             draws += centred[drawn] @ share.T
-    return point, draws
+    return point, draws, least
 
 
 def _effects(rest, stage, levels, group):
-    """Effects (S, L) at each stage of the factors, then of their pairs, with the level and stage of rows and degrees of freedom."""
+    """Effects (S, L) at each stage of the factors, then of their pairs; the levels of rows, and degrees of freedom (S,).
+
+    With each comes whether its degrees of freedom are those of the interval: so for generators and observers.
+    """
     stages = stage.max() + 1
 
     def mean(values, level):
@@ -368,17 +377,21 @@ def _effects(rest, stage, levels, group):
         if change < 1e-6 * scale:
             break
     for name, level in levels.items():
-        yield mains[name], level, stage, lambda s, level=level: len(np.unique(level[stage == s])) - 1
+        yield mains[name], level, [len(set(level[stage == s])) - _confounded(level[stage == s], group[stage == s])
+                                   for s in range(stages)], name != "image"
     for first, second in (("generator", "observer"), ("generator", "image"), ("observer", "image")):
         level = np.unique(np.stack([levels[first], levels[second]]), axis=1, return_inverse=True)[1].reshape(-1)
         effect = mean(rest, level)
         rest = rest - effect[stage, level]
+        freedom = [len(set(level[here])) - len(set(levels[first][here])) - len(set(levels[second][here]))
+                   - len(set(group[here])) + 2 for here in (stage == s for s in range(stages))]
+        yield effect, level, freedom, False
 
-        def freedom(s, level=level, first=first, second=second):
-            here = stage == s
-            return (len(np.unique(level[here])) - len(np.unique(levels[first][here])) - len(np.unique(levels[second][here]))
-                    + 2 - len(np.unique(group[here])))
-        yield effect, level, stage, freedom
+
+def _confounded(level, group):
+    """How many means of groups the effects of a factor cannot be told from: the rank of the shares of groups in its levels."""
+    counts = pd.crosstab(level, group).to_numpy(float)
+    return np.linalg.matrix_rank(counts / counts.sum(1, keepdims=True), tol=0.2)
 
 
 def _average(values, codes, count):

@@ -210,7 +210,7 @@ def estimates(table, labels, *, value="mean", zero=None, ax=None):
     ax.plot(table[value], y, "o", color=sns.color_palette("colorblind", 1)[0])
     for height, empty in zip(y, table[value].isna()):
         if empty:
-            ax.annotate("no such pair", (0.02, height), xycoords=("axes fraction", "data"), va="center", fontsize=9, color="0.4")
+            ax.annotate("no such pair", (0.02, height), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     ax.set_yticks(y, labels)
     ax.set_ylim(-0.6, len(table) - 0.4)
     return ax
@@ -219,12 +219,12 @@ def estimates(table, labels, *, value="mean", zero=None, ax=None):
 def by_depth(table, by, *, value="mean", ax=None):
     """Means with their intervals against relative depth, one line for each value of the column `by`."""
     ax = ax or plt.gca()
-    groups = list(table.groupby(by, sort=False))
+    groups = list(table.groupby(by))
     for number, (name, rows) in enumerate(groups):
         rows = rows.sort_values("depth")
         x = rows["depth"] + 0.012 * (number - (len(groups) - 1) / 2)  # side by side
-        half = [rows[value] - rows["low"], rows["high"] - rows[value]]
-        ax.errorbar(x, rows[value], yerr=np.abs(np.nan_to_num(half)), label=name, marker="o", markersize=4, capsize=2, linewidth=1.5)
+        half = [(rows[value] - rows["low"]).clip(lower=0), (rows["high"] - rows[value]).clip(lower=0)]
+        ax.errorbar(x, rows[value], yerr=np.nan_to_num(half), label=name, fmt="o-", markersize=4, capsize=2)
     ax.set(xlabel="relative depth of the matched stage", ylim=(-0.05, 1.05))
     return ax
 

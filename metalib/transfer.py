@@ -362,15 +362,12 @@ class _Watch:
                 f"{prefix}match": pearson.double().numpy(), f"{prefix}passed": passed.numpy()}
 
     def _target(self, stage):
-        if stage not in self.targets:
-            pictures, activations, logits = self.images.images, [], []
-            for batch in pictures.split(self.batch_size):
-                with torch.no_grad(), hooked(self.model.module, stage, lambda output: activations.append(
-                        output.flatten(1).float().clone())):
-                    logits.append(self.model(batch.to(self.model.device)))
-            self.targets[stage] = _Target(torch.cat(activations))
+        with torch.no_grad():
+            batches = [batch.to(self.model.device) for batch in self.images.images.split(self.batch_size)]
+            if stage not in self.targets:
+                self.targets[stage] = _Target(torch.cat([self.model.activations(batch, stage) for batch in batches]))
             if self.references is None:
-                answer, recognised, _ = self._answers(torch.cat(logits))
+                answer, recognised, _ = self._answers(torch.cat([self.model(batch) for batch in batches]))
                 self.references = {"answer": answer, "recognised": recognised}
         return self.targets[stage], self.references
 

@@ -13,7 +13,7 @@ EFFECTS = {"other training": 0.5, "other architecture": 0.3, "both differ": 0.0}
 
 
 def simulated(rng, architectures=4, images=20, dropped=0.0, effects=EFFECTS, spread=(0.6, 0.4, 0.6, 0.4, 0.3, 0.3, 1.0)):
-    """A study with two trainings of each architecture: effects of generators, observers, images and pairs of them, and noise."""
+    """Two trainings of each architecture: effects of generators, observers, images and pairs of them, and noise."""
     models = [(architecture, training) for architecture in range(architectures) for training in range(2)]
     count = len(models)
     shapes = [(count, 1, 1), (1, count, 1), (1, 1, images), (count, count, 1), (count, 1, images), (1, count, images),
@@ -31,7 +31,7 @@ def simulated(rng, architectures=4, images=20, dropped=0.0, effects=EFFECTS, spr
 @pytest.mark.parametrize("study", [{}, {"architectures": 3, "dropped": 0.3}, {"spread": (1, 0.7, 0.3, 0, 0, 0, 0.5)}],
                          ids=["all effects", "few models, many dropped", "main effects only"])
 def test_intervals_cover_the_truth_and_are_not_needlessly_wide(study):
-    """At least 93 % of 95 % intervals of contrasts hold the planted difference; estimates scatter nearly as wide as intervals say."""
+    """At least 93 % of 95 % intervals of contrasts hold the planted difference, and estimates scatter nearly as widely."""
     pairs = [("other training", "other architecture"), ("other training", "both differ"), ("other architecture", "both differ")]
     truth = np.array([EFFECTS[a] - EFFECTS[b] for a, b in pairs])
     tables = [simulated(np.random.default_rng(seed), **study) for seed in range(80)]
@@ -47,6 +47,10 @@ def test_intervals_of_means_cover_the_truth():
     results = [crossed.means(table, "relation", resamples=150, seed=seed) for seed, table in enumerate(tables)]
     held = [table["relation"].map(EFFECTS).between(table["low"], table["high"]) for table in results]
     assert np.mean(held) >= 0.93
+    trained = [crossed.differences(table.assign(training=table["generator"] % 2), "training", [(0, 1)], resamples=150)
+               for table in tables]  # groups of generators, which differ by chance only
+    low, high, estimates = (np.array([result[name].item() for result in trained]) for name in ("low", "high", "difference"))
+    assert ((low <= 0) & (0 <= high)).mean() >= 0.93 and (high - low).mean() < 1.7 * 3.92 * estimates.std()
     rows = np.mean([1.96 * table.groupby("relation")["agrees"].sem().mean() for table in tables])
     assert np.mean([(table["high"] - table["low"]) / 2 for table in results]) > 2 * rows  # rows are not independent
 

@@ -67,7 +67,8 @@ def test_notebooks_are_small():
 
 def test_profiles_set_parameters_that_there_are():
     for path in (ROOT / "notebooks" / "profiles").glob("*.yml"):
-        chapter = nbformat.read(ROOT / "notebooks" / "01_generation_ablations.ipynb", as_version=4)
+        name = re.match(r"# Parameters of (\w+\.ipynb)", path.read_text())[1]
+        chapter = nbformat.read(ROOT / "notebooks" / name, as_version=4)
         parameters = next(cell for cell in chapter.cells if "parameters" in tags(cell))
         known = re.findall(r"^(\w+):", parameters.source, flags=re.MULTILINE)
         assert set(yaml.safe_load(path.read_text())) <= set(known)
@@ -116,8 +117,8 @@ def test_importing_metalib_is_light():
 
 
 def test_modules_import_downwards_only():
-    order = ["version", "classes", "metrics", "data", "progress", "stages", "models", "conformance", "external", "zoo", "spectra",
-             "starts", "optimizers", "generate", "nulls", "plots"]
+    order = ["version", "classes", "metrics", "crossed", "data", "progress", "stages", "models", "conformance", "external", "zoo", "spectra",
+             "starts", "optimizers", "generate", "nulls", "transfer", "plots"]
     assert {path.stem for path in (ROOT / "metalib").glob("*.py")} | {"zoo"} == {*order, "__init__"}
     for name in order:
         path = ROOT / "metalib" / (f"{name}.py" if name != "zoo" else "zoo/__init__.py")
