@@ -28,9 +28,11 @@ notebooks: .venv/ready  ## execute the chapters in place, to commit their output
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.timeout=900 notebooks/*.ipynb
 
-full: .venv/ready  ## run the chapter at full scale, for some hours; IMAGES=folder:PATH takes CIFAR-10 from a folder
+full: .venv/ready  ## run the chapters at full scale, for some hours; IMAGES=folder:PATH takes CIFAR-10 from a folder
 	$(BIN)/papermill notebooks/01_generation_ablations.ipynb book/full/01_generation_ablations.ipynb \
 		-f notebooks/profiles/full.yml $(if $(IMAGES),-p image_set $(IMAGES))
+	$(BIN)/papermill notebooks/04_transfer_study.ipynb book/full/04_transfer_study.ipynb \
+		-f notebooks/profiles/transfer_full.yml $(if $(IMAGES),-p image_set $(IMAGES))
 	$(BIN)/jupyter nbconvert --to notebook --inplace --ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', 'language_info'}" \
 		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags', 'mystnb'}" book/full/*.ipynb  # no times, no paths

@@ -390,7 +390,9 @@ def _effects(rest, stage, levels, group):
 
 def _confounded(level, group):
     """How many means of groups the effects of a factor cannot be told from: the rank of the shares of groups in its levels."""
-    counts = pd.crosstab(level, group).to_numpy(float)
+    counts = np.zeros((level.max() + 1, group.max() + 1))
+    np.add.at(counts, (level, group), 1)
+    counts = counts[counts.any(1)]
     return np.linalg.matrix_rank(counts / counts.sum(1, keepdims=True), tol=0.2)
 
 

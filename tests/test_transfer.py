@@ -17,6 +17,7 @@ from metalib import crossed, generate, judge, load_images, metrics, null_distrib
 MEAN = (0.5, 0.5, 0.5)
 
 
+
 def layers(first, second, last=0):
     """Two stages that keep little of an image, each a random projection with its own seed, and an answer."""
     def linear(inputs, outputs, seed):
