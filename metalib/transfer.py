@@ -312,9 +312,12 @@ def _nearest(stages, depth):
 
 def _about(generator, stage, observer, observer_stage):
     """The columns that are the same for all images of a part."""
+    related = relation(generator.card, observer.card)
+    if generator.name == observer.name or related == "itself":  # of two models with one card only the seed can differ
+        related = "itself" if generator.name == observer.name else "other seed"
     return {"generator": generator.name, "stage": stage, "depth": relative_depth(generator.stages, stage),
             "observer": observer.name, "observer_stage": observer_stage,
-            "relation": "itself" if generator.name == observer.name else relation(generator.card, observer.card),
+            "relation": related,
             **{f"{role}_{key}": entry.card.get(key) for role, entry in (("generator", generator), ("observer", observer))
                for key in ("architecture", "training", "seed")}}
 

@@ -195,7 +195,8 @@ def test_what_changes_a_result_changes_its_file(tmp_path, tiny):
     """Other steps, seeds, images, weights and nulls are other results; a name or a card are not."""
     (one, two), pictures, options = tiny
     transfer_study([one], [one], pictures, **options, directory=tmp_path)
-    for more in ({"steps": 9}, {"seed": 1}, {"generation": {"optimizer": "adam"}}, {"stages": ["1"]}):
+    for more in ({"steps": 9}, {"seed": 1}, {"generation": {"optimizer": "adam"}}, {"stages": ["1"]},
+                 {"stop": True}):
         count = len(files(tmp_path))
         transfer_study([one], [one], pictures, **{**options, **more}, directory=tmp_path)
         assert len(files(tmp_path)) == count + 2, more
