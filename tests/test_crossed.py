@@ -34,7 +34,7 @@ def test_intervals_cover_the_truth_and_are_not_needlessly_wide(study):
     """At least 93 % of 95 % intervals of contrasts hold the planted difference, and estimates scatter nearly as widely."""
     pairs = [("other training", "other architecture"), ("other training", "both differ"), ("other architecture", "both differ")]
     truth = np.array([EFFECTS[a] - EFFECTS[b] for a, b in pairs])
-    tables = [simulated(np.random.default_rng(seed), **study) for seed in range(80)]
+    tables = [simulated(np.random.default_rng(seed), **study) for seed in range(60)]
     results = [crossed.differences(table, "relation", pairs, resamples=150) for table in tables]
     low, high, estimates = (np.stack([result[name] for result in results]) for name in ("low", "high", "difference"))
     assert ((low <= truth) & (truth <= high)).mean() >= 0.93
@@ -43,7 +43,7 @@ def test_intervals_cover_the_truth_and_are_not_needlessly_wide(study):
 
 
 def test_intervals_of_means_cover_the_truth():
-    tables = [simulated(np.random.default_rng(seed)) for seed in range(80)]
+    tables = [simulated(np.random.default_rng(seed)) for seed in range(60)]
     results = [crossed.means(table, "relation", resamples=150, seed=seed) for seed, table in enumerate(tables)]
     held = [table["relation"].map(EFFECTS).between(table["low"], table["high"]) for table in results]
     assert np.mean(held) >= 0.93

@@ -60,7 +60,7 @@ def test_a_planted_truth_is_recovered(samples):
               ("2", "b-one"): {"a-one", "a-two", "b-one"}, ("2", "c-two"): {"c-two"},
               ("4", "a-one"): {"a-one", "a-two"}, ("4", "a-two"): {"a-one", "a-two"}, ("4", "b-one"): {"b-one"},
               ("4", "c-two"): {"c-two"}}
-    table = transfer_study(models, models, samples, stages=["2", "4"], steps=60, null_images=samples)
+    table = transfer_study(models, models, samples[:8], stages=["2", "4"], steps=40, null_images=samples, controls=False)
     assert table["generator_passed"].mean() > 0.9  # else nothing is shown
     table = table[table["generator_passed"]]
     for (stage, generator), rows in table.groupby(["stage", "generator"]):
