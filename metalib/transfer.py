@@ -104,7 +104,7 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
              for generator in generators for stage in chosen[generator.name] for observer in observers]
     null_of.check([(entry, stage) for entry in generators for stage in chosen[entry.name]] + pairs)
     options = {**(generation or {}), "steps": steps, "seed": seed}
-    rounded = hashlib.sha256((images.sha256 + str(images.images.double().sum().item())).encode()).hexdigest()
+    references = _address(images.sha256, images.images)  # also what is beyond 8 bits
 
     with contextlib.ExitStack() as stack:
         folder = Path(directory or stack.enter_context(tempfile.TemporaryDirectory()))
@@ -114,7 +114,7 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
         made = {}
         for entry in generators:
             for stage in chosen[entry.name]:
-                address = _address(entry.fingerprint, stage, rounded, options, stop and null_of.identity(entry, stage),
+                address = _address(entry.fingerprint, stage, references, options, stop and null_of.identity(entry, stage),
                                    null_of.identity(entry, stage), __version__)
                 file = _MetamerFile(folder, address, {"generator": entry.name, "stage": stage})
                 if not file.there():
@@ -132,7 +132,7 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
             for generator in generators:
                 for stage in chosen[generator.name]:
                     there, metamers = corresponding_stage(generator, stage, observer), made[generator.name, stage]
-                    address = _address(metamers.content(), observer.fingerprint, there, rounded, images.class_names,
+                    address = _address(metamers.content(), observer.fingerprint, there, references, images.class_names,
                                        images.labels.tolist(), null_of.identity(observer, there), controls, batch_size, __version__)
                     part = _Part(folder, address, {"generator": generator.name, "stage": stage, "observer": observer.name})
                     if not part.there():
@@ -267,7 +267,11 @@ class _Nulls:
 
     def check(self, wanted):
         for entry, stage in wanted:
-            if (entry.name, stage) not in self.given and self.images is None and not self._shipped(entry.name, stage):
+            null = self.given.get((entry.name, stage))
+            theirs = null and (null.about.get("model", entry.name), null.about.get("stage", stage))
+            if null and theirs != (entry.name, stage):
+                raise ValueError("the null is of {}, {}, not of {}, {}".format(*theirs, entry.name, stage))
+            if null is None and self.images is None and not self._shipped(entry.name, stage):
                 raise ValueError(f"no null ships for {entry.name}, {stage}: pass null_images=, a few thousand natural images, "
                                  f"or nulls={{({entry.name!r}, {stage!r}): null_distribution(...)}}")
 
@@ -448,8 +452,9 @@ class _File:
         except self.errors as error:
             aside = self.path.with_name(f"{self.path.name}.damaged")
             os.replace(self.path, aside)
-            warnings.warn(f"{self.path.name} is damaged or foreign ({error!s:.200}); it is now {aside.name}, and its content is "
-                          "computed anew", RuntimeWarning, stacklevel=3)
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"{self.path.name} is damaged or foreign ({reason}); it is now {aside.name}, and its content is computed "
+                          "anew", RuntimeWarning, stacklevel=3)
             return False
         return True
 
