@@ -1,9 +1,11 @@
 """Figures: functions that take data and an Axes, draw, and return the Axes. Nothing else in metalib draws."""
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib import colors as mcolors
 from matplotlib.transforms import Bbox
+from scipy.cluster import hierarchy
 
 from metalib.nulls import NullDistribution
 
@@ -197,3 +199,100 @@ def accuracy_and_robustness(table, *, ax=None):
     ax.set(xlabel="accuracy on unaltered test images", ylabel="accuracy under attack")
     sns.move_legend(ax, "center left", bbox_to_anchor=(1.02, 0.5))
     return ax
+
+
+def transfer_matrix(matrix, *, bar=False, ax=None):
+    """Generators (rows) x observers (columns) as a heat map with its numbers; own metamers are framed, empty cells had none."""
+    ax = ax or plt.gca()
+    small = len(matrix) <= 10
+    sns.heatmap(matrix.astype(float), vmin=0, vmax=1, cmap="viridis", square=True, annot=small, fmt=".1f", cbar=bar, ax=ax,
+                annot_kws={"fontsize": 8}, linewidths=0.5, xticklabels=True, yticklabels=True)
+    for row, generator in enumerate(matrix.index):
+        if generator in matrix.columns:
+            corner = list(matrix.columns).index(generator), row
+            ax.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor="tab:red", linewidth=1.5))
+    ax.set_xticklabels([_short(name) for name in matrix.columns], rotation=90, fontsize=9)
+    ax.set_yticklabels([_short(name) for name in matrix.index], rotation=0, fontsize=9)
+    ax.set(xlabel="observer", ylabel="generator")
+    return ax
+
+
+def clustered(similarity, linkage, *, ax=None):
+    """A symmetric matrix of models, in the order of the leaves of their dendrogram, which is drawn above it.
+
+    Args:
+        similarity: DataFrame of models x models in [0, 1], in the order of the leaves; `linkage`: scipy's (see `crossed.cluster`).
+    """
+    ax = transfer_matrix(similarity, ax=ax)
+    ax.set(xlabel="", ylabel="")
+    above = ax.inset_axes([0, 1.02, 1, 0.25])
+    hierarchy.dendrogram(linkage, ax=above, no_labels=True, color_threshold=0, above_threshold_color="0.3")
+    above.set_ylabel("1 - shared", fontsize=9)
+    above.tick_params(labelsize=8)
+    sns.despine(ax=above, bottom=True)
+    return ax
+
+
+def estimates(table, labels, *, value="mean", zero=None, ax=None):
+    """Estimates with their intervals (columns `low`, `high`) as points on horizontal lines, the first row on top.
+
+    Args:
+        labels: one for each row; `zero`: where a vertical line stands, the value of no effect.
+    """
+    ax = ax or plt.gca()
+    y = np.arange(len(table))[::-1]
+    if zero is not None:
+        ax.axvline(zero, color="0.7", linewidth=1, zorder=0)
+    ax.hlines(y, table["low"].astype(float), table["high"].astype(float), color="0.5", linewidth=2)
+    ax.plot(table[value], y, "o", color=sns.color_palette("colorblind", 1)[0])
+    for height, empty in zip(y, table[value].isna()):
+        if empty:
+            ax.annotate("no such pair", (0.02, height), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    ax.set_yticks(y, labels)
+    ax.set_ylim(-0.6, len(table) - 0.4)
+    return ax
+
+
+def by_depth(table, by, *, value="mean", ax=None):
+    """Means with their intervals against relative depth, one line for each value of the column `by`."""
+    ax = ax or plt.gca()
+    groups = list(table.groupby(by))
+    for number, (name, rows) in enumerate(groups):
+        rows = rows.sort_values("depth")
+        x = rows["depth"] + 0.012 * (number - (len(groups) - 1) / 2)  # side by side
+        half = [(rows[value] - rows["low"]).clip(lower=0), (rows["high"] - rows[value]).clip(lower=0)]
+        ax.errorbar(x, rows[value], yerr=np.nan_to_num(half), label=name, fmt="o-", markersize=4, capsize=2)
+    ax.set(xlabel="relative depth of the matched stage", ylim=(-0.05, 1.05))
+    return ax
+
+
+def against_distance(table, values, *, bins=8, ax=None):
+    """Means of columns against the distance from the reference, in bins with equally many rows; no intervals.
+
+    Args:
+        values: a dict from columns to labels.
+    """
+    ax = ax or plt.gca()
+    binned = table.groupby(pd.qcut(table["distance"], bins, duplicates="drop"), observed=True)
+    for (column, label), style in zip(values.items(), ("o-", "s--", "^:", "d-.")):
+        ax.plot(binned["distance"].mean(), binned[column].mean(), style, markersize=4, label=label)
+    ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylim=(-0.05, 1.05))
+    return ax
+
+
+def people_and_networks(table, *, ax=None):
+    """Share of metamers recognised by other networks against that recognised by people, a point per model and stage.
+
+    Args:
+        table: the columns `human`, `networks`, `depth`, and `training` for the marker.
+    """
+    ax = ax or plt.gca()
+    sns.scatterplot(table, x="human", y="networks", hue="depth", style="training", palette="viridis", ax=ax)
+    ax.plot([0, 1], [0, 1], color="0.8", linewidth=1, zorder=0)
+    ax.set(xlabel="recognised by people", ylabel="recognised by other networks", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    sns.move_legend(ax, "center left", bbox_to_anchor=(1.02, 0.5))
+    return ax
+
+
+def _short(name):
+    return str(name).removeprefix("zoo/")

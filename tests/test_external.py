@@ -6,13 +6,15 @@ import argparse
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 import torchvision
+import yaml
 
-from metalib import check_model, classes, external, generate, list_models, load_images, load_model
+from metalib import check_model, classes, external, generate, list_models, load_images, load_model, transfer, transfer_study
 
 pytest.importorskip("timm")
 
@@ -211,3 +213,27 @@ def test_sixteen_coarse_classes():
         assert model.class_names.index(fine) in classes.IMAGENET16[coarse], (coarse, fine)
     images = load_images("imagenet-samples", n=2).images
     assert torch.equal(model.answer(images), model.coarse(model(images)))
+
+
+@pytest.mark.parametrize("name", [TORCHVISION, ROBUSTBENCH])
+def test_public_models_are_generators_and_observers(name, caches, tmp_path):
+    """By name, from weights that lie where their library keeps them; stages by depth, cards given, nulls from images."""
+    torchvision_checkpoint() if name == TORCHVISION else robustbench_checkpoint(caches / "models")
+    source = "imagenet-samples" if name == TORCHVISION else "cifar10-samples"
+    others = [] if name == TORCHVISION else ["zoo/vgg-standard-0"]
+    table = transfer_study([name, *others], [name, *others], load_images(source, n=2), stages=[0.5, 0.8], steps=3, controls=False,
+                           null_images=load_images(source, n=4), cards={name: {"architecture": "vgg", "training": "robust"}},
+                           directory=tmp_path / "study")
+    assert len(table) == 2 * 2 * (1 + len(others)) ** 2 and (table["match"].abs() <= 1).all()
+    assert table["relation"].unique().tolist() == (["itself", "other training"] if others else ["itself"])
+    own = table[table["generator"] == table["observer"]]
+    assert (own["stage"] == own["observer_stage"]).all() and (own["depth"].between(0.3, 0.95)).all()
+
+
+def test_the_public_profile_names_models_that_there_are():
+    path = Path(__file__).parents[1] / "notebooks" / "profiles" / "public" / "04_transfer_study.yml"
+    profile = yaml.safe_load(path.read_text())
+    known = {*list_models("torchvision/*"), *list_models("robustbench/imagenet/*")}
+    assert set(profile["models"]) == set(profile["cards"]) <= known
+    relations = {transfer.relation(a, b) for a in profile["cards"].values() for b in profile["cards"].values()}
+    assert relations == set(transfer.RELATIONS)
