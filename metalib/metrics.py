@@ -74,7 +74,8 @@ def rdm(x, measure="correlation"):
     elif measure == "euclidean":
         gram = x @ x.T
         squares = gram.diagonal().clone()
-        distances = gram.mul_(-2).add_(squares[:, None]).add_(squares).clamp_min_(0).sqrt_()
+        gram.mul_(-2).add_(squares[:, None]).add_(squares)
+        distances = torch.threshold_(gram, _rounding(squares), 0).sqrt_()  # rows that are equal but for rounding are equal
     else:
         raise ValueError(f"unknown measure {measure!r} of dissimilarity; choose 'correlation' or 'euclidean'")
     return distances.fill_diagonal_(0)
@@ -92,10 +93,10 @@ def u_centred(gram):
     n = len(gram)
     if n < 4:
         raise ValueError(f"the debiased estimator needs at least four stimuli, not {n}")
-    gram = gram.clone().fill_diagonal_(0)
+    rounding, gram = _rounding(gram), gram.clone().fill_diagonal_(0)
     sums = gram.sum(1)
     gram.sub_(sums[:, None] / (n - 2)).sub_(sums / (n - 2)).add_(sums.sum() / ((n - 1) * (n - 2)))
-    return gram.fill_diagonal_(0)
+    return torch.nn.functional.hardshrink(gram.fill_diagonal_(0), rounding)
 
 
 def cka(x, y):
@@ -132,6 +133,11 @@ def auroc(values, null):
     """
     difference = values.unsqueeze(-1) - null.unsqueeze(-2)
     return ((difference > 0).double() + 0.5 * (difference == 0)).flatten(-2).mean(-1)
+
+
+def _rounding(x):
+    """What a difference of sums of such numbers may be by rounding alone."""
+    return 8 * torch.finfo(x.dtype).eps * x.abs().max().item()
 
 
 def _cosine(a, b):

@@ -164,11 +164,10 @@ def representation_test(observers, references, metamers, *, stages=None, nulls=(
             read = _read_responses(observer, of_stages, labels, set(nulls))
         table = []
         for stage, reading in read:
-            images, cell = _test(reading, nulls, chance, f"{observer.name}, {stage}")
-            names = {"observer": observer.name, "stage": stage}
-            table.append(images.assign(**names))
-            cells.append({**names, **cell})
-        rows.append(pd.concat(table, ignore_index=True))
+            columns, cell = _test(reading, nulls, chance, f"{observer.name}, {stage}")
+            table += [{"observer": observer.name, "stage": stage, **column} for column in columns]
+            cells.append({"observer": observer.name, "stage": stage, **cell})
+        rows.append(_frame(table))
         for _, family in rows[-1].groupby("null"):
             rows[-1].loc[family.index, "q_value"] = multipletests(family["p_value"], method=correction)[1]
     summary = pd.DataFrame(cells)
@@ -179,6 +178,29 @@ def representation_test(observers, references, metamers, *, stages=None, nulls=(
     result = RepresentationTable(table[first + [name for name in table if name not in first]])
     result._summary = summary
     return result
+
+
+def similarities(observer, references, metamers, *, stages=None, natural=None, draws=19, seed=0, cache=None, batch_size=100):
+    """All similarities of first order that a `representation_test` compares, to be looked at.
+
+    Returns:
+        pandas.DataFrame, one row per stage, image and pair: `kind` ("metamer", "random", "same-class", which "random" contains,
+        "noise", "blend", "ceiling") and `similarity`.
+    """
+    labels = _labels(references, None)
+    stimuli = _Stimuli(references, metamers, natural, labels, draws, seed)
+    tables = []
+    for stage, reading in _read_model(observer, stimuli, stages or observer.stages, _cache_folder(cache), batch_size):
+        n, total = reading.to_natural.shape
+        apart = ~np.eye(n, total, dtype=bool)
+        kinds = {"metamer": (reading.to_natural, ~apart), "random": (reading.to_natural, apart)}
+        if labels is not None:
+            kinds["same-class"] = reading.to_natural, apart & (stimuli.labels[:n, None] == stimuli.labels)
+        for kind, values in (("noise", reading.drawn[:, 0::2]), ("blend", reading.drawn[:, 1::2]), ("ceiling", reading.copies)):
+            kinds[kind] = values, np.ones(values.shape, dtype=bool)
+        tables += [pd.DataFrame({"stage": stage, "image": np.nonzero(pick)[0], "kind": kind, "similarity": values[pick]})
+                   for kind, (values, pick) in kinds.items()]
+    return pd.concat(tables, ignore_index=True)
 
 
 def verdict(table, *, alpha=0.05, confidence=0.95):
@@ -246,6 +268,50 @@ def _crossed(values):
     return mean, (square / values.size) ** 0.5, min(observers, images) - 1
 
 
+def simulated_responses(experiments, *, n=10, units=1_000, natural=70, draws=39, classes=2, similarity=0.0, of_class=False,
+                        decay=0.5, seed=0):
+    """Made-up `Responses` of which everything is known, to see how often the tests reject: one experiment for each stage.
+
+    An image is a class, a contrast of its own (log-normal) and Gaussian noise, whose standard deviation falls with the number k of
+    the unit as k ** -decay, as along principal components of natural images. Metamers also share a shift that natural images do not
+    have, so that they are no sample of those.
+
+    Args:
+        experiments: how many, named "0", "1", ...
+        n, units, natural, draws: references, D, further natural images, perturbations of each reference.
+        classes: how many there are; image i is of class i modulo this.
+        similarity: of metamers and their references in noise and in log-contrast, as a correlation; 0 is no effect.
+        of_class: whether metamers share the class of their reference, and otherwise nothing if `similarity` is 0.
+        decay: of the spectrum; 0 is flat, so that all D units are independent.
+        seed: of the draw.
+
+    Returns:
+        Responses, and the labels (n,) of the references.
+
+    Example:
+        >>> responses, labels = simulated_responses(3, n=10, units=50)
+        >>> table = representation_test(responses, None, None, labels=labels)
+        >>> table.groupby("stage").size().tolist()
+        [30, 30, 30]
+    """
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n + natural) % classes
+    scale = np.arange(1, units + 1) ** -float(decay)
+    held = {name: {} for name in ("references", "metamers", "natural", "perturbed")}
+    for stage in map(str, range(experiments)):
+        mean, shift, of_classes = (generator.standard_normal(shape) for shape in (units, units, (classes, units)))
+        noise, contrast = (generator.standard_normal((n + natural, size)) for size in (units, 1))
+        images = mean + np.exp(0.4 * contrast) * scale * (of_classes[labels] / 2 + noise)
+        own, its_contrast = (generator.standard_normal((n, draws + 1, size)) for size in (units, 1))
+        for ours, theirs in ((own, noise), (its_contrast, contrast)):
+            ours[:, 0] = similarity * theirs[:n] + (1 - similarity ** 2) ** 0.5 * ours[:, 0]
+        made = own + (of_classes[labels[:n], None] / 2 if of_class else 0)
+        made = mean + scale * (shift / 2 + np.exp(0.4 * its_contrast) * made)
+        for name, rows in zip(held, (images[:n], made[:, 0], images[n:], made[:, 1:])):
+            held[name][stage] = rows.astype(np.float32)
+    return Responses("simulated", **held, natural_labels=labels[n:]), labels[:n]
+
+
 # --- What is shown, and what is read ------------------------------------------------------------------------------------
 
 class _Stimuli:
@@ -271,12 +337,23 @@ class _Stimuli:
             if labels is not None:
                 others = natural.labels if isinstance(natural, ImageSet) else torch.full((len(others),), -1)
                 self.labels = np.concatenate([labels, others.numpy()[apart.numpy()]])
-        self.perturbed = _perturbations(self.references, self.metamers, self.natural, draws, seed) if draws else None
+        self.perturbed = perturbations(self.references, self.metamers, self.natural, draws, seed) if draws else None
         self.copies = torch.stack([_shifted(self.references), _as_jpeg(self.references)], 1)
 
 
-def _perturbations(references, metamers, natural, draws, seed):
-    """(n, draws, 3, H, W) uint8: Gaussian noise and blends in turn, at the distance of the metamers from their references."""
+def perturbations(references, metamers, natural, draws, seed=0):
+    """References changed in other ways as much as their metamers: Gaussian noise and blends with another natural image, in turn.
+
+    Args:
+        references, metamers: (n, 3, H, W) in [0, 1]; a perturbation is as far from its reference as the metamer.
+        natural: (N, 3, H, W), from which the other image of a blend is drawn, of those that are at least as far, and mirrored
+            and shifted by up to an eighth of its side at random. If none is as far, the blend overshoots.
+        draws: how many of each reference.
+        seed: with a reference's pixels, this fixes its perturbations.
+
+    Returns:
+        (n, draws, 3, H, W) uint8.
+    """
     distance = metrics.rms_distance(references, metamers)
     apart = torch.cdist(references.flatten(1), natural.flatten(1)) / references[0].numel() ** 0.5
     made = []
@@ -327,6 +404,7 @@ class _Reading:
     metamers: torch.Tensor  # (n, D), centred
     to_natural: np.ndarray  # (n, N): of each metamer with each natural image, its reference at the diagonal
     natural_95: float
+    spearman: np.ndarray  # (n,)
     drawn: np.ndarray | None = None  # (n, m): of each reference with its perturbations
     copies: np.ndarray | None = None  # (n, c)
     recognised: np.ndarray | None = None  # (n,)
@@ -343,8 +421,8 @@ def _read_model(model, stimuli, stages, folder, batch_size):
             readings[stage], centres[stage] = _reading(natural, changed.pop(stage), len(references), stimuli.labels,
                                                        f"{model.name}, {stage}")
             readings[stage].recognised = recognised
-            units[stage] = metrics.standardise(readings[stage].references).float()
             centres[stage] = centres[stage].float()
+            units[stage] = _directions(natural[:len(references)], centres[stage])
         for name, shown in (("drawn", stimuli.perturbed), ("copies", stimuli.copies)):
             if shown is None:
                 continue
@@ -352,8 +430,7 @@ def _read_model(model, stimuli, stages, folder, batch_size):
             for i, images in enumerate(shown):
                 images = images / 255 if images.dtype == torch.uint8 else images
                 for stage, activations in _run(model, images, stages, batch_size):
-                    rows = metrics.standardise(activations.sub_(centres[stage]))
-                    similarity[stage].append((rows @ units[stage][i]).numpy())
+                    similarity[stage].append((_directions(activations, centres[stage]) @ units[stage][i]).numpy())
             for stage in stages:
                 setattr(readings[stage], name, np.stack(similarity[stage]))
     for stage in stages:
@@ -380,11 +457,11 @@ def _read_responses(responses, stages, labels, nulls):
                 classes = np.concatenate([labels, np.asarray(others)])
         where = f"{responses.name}, {stage}"
         reading, centre = _reading(natural, changed, len(shown), classes, where)
-        unit = metrics.standardise(reading.references)
+        unit = _directions(shown.float(), centre.float())
         for name, field in (("perturbed", "drawn"), ("copies", "copies")):
             if name in arrays:
-                rows = _finite(arrays[name][stage], where).to(centre.dtype) - centre
-                setattr(reading, field, torch.einsum("nmd,nd->nm", metrics.standardise(rows), unit).numpy())
+                rows = _directions(_finite(arrays[name][stage], where).float(), centre.float())
+                setattr(reading, field, torch.einsum("nmd,nd->nm", rows, unit).numpy())
         yield stage, reading
 
 
@@ -392,17 +469,28 @@ def _reading(natural, metamers, n, labels, where):
     """Activations centred by their mean over the natural images, the first n of which are the references; and the mean."""
     if labels is not None and len(labels) != len(natural):
         raise ValueError(f"{where}: {len(natural)} natural images, but {len(labels)} labels")
+    if n < 2:
+        raise ValueError(f"{where}: a test needs at least two references, not {n}")
     precision = torch.float64 if len(natural) <= 2_000 else torch.float32  # for many images half the memory
     centre = _finite(natural, where).mean(0, dtype=torch.float64).to(precision)
-    references, metamers = (x.to(precision) - centre for x in (natural[:n], _finite(metamers, where)))
-    units = metrics.standardise(metamers), metrics.standardise(references[:200])
+    references, metamers = natural[:n].to(precision), _finite(metamers, where).to(precision)
+    units = _directions(metamers, centre), _directions(references[:200], centre)
     similarity, pairs = [], []
     for block in natural.split(500):
-        rows = metrics.standardise(block.to(precision) - centre).T
+        rows = _directions(block.to(precision), centre).T
         similarity.append(units[0] @ rows)
         pairs.append(units[1] @ rows)
     pairs = torch.cat(pairs, 1).fill_diagonal_(torch.nan)
-    return _Reading(labels, references, metamers, torch.cat(similarity, 1).numpy(), float(np.nanquantile(pairs, 0.95))), centre
+    spearman = [metrics.pearson(*(metrics.ranks(_directions(rows, centre)) for rows in both))
+                for both in zip(references.split(100), metamers.split(100))]
+    return _Reading(labels, references - centre, metamers - centre, torch.cat(similarity, 1).numpy(),
+                    float(np.nanquantile(pairs, 0.95)), torch.cat(spearman).numpy()), centre
+
+
+def _directions(activations, centre):
+    """Rows (..., D) centred and scaled to unit length; zero where the activations of an image are all the same: no response."""
+    silent = activations.amax(-1, keepdim=True) == activations.amin(-1, keepdim=True)
+    return metrics.standardise(activations - centre).masked_fill_(silent, 0)
 
 
 def _finite(activations, where):
@@ -448,8 +536,8 @@ def _natural(model, images, stages, folder, batch_size):
     at_once = {}
     for stage in stages:
         activations = at_once.pop(stage, None)
-        if activations is None and folder:
-            activations = _from_cache(path[stage])
+        if activations is None and folder and (stored := _from_cache(path[stage])) is not None:
+            activations = torch.from_numpy(stored)
         if activations is None:
             left = stages[list(stages).index(stage):]
             at_once = dict(_run(model, images, left if len(images) * units < MEMORY else [stage], batch_size))
@@ -586,15 +674,12 @@ def _p_value(observed, null):
 
 
 def _test(reading, nulls, chance, where):
-    """All tests at one stage of one observer: a table of images and nulls, and a dict for the summary."""
+    """All tests at one stage of one observer: columns of the table, a dict for each null, and a dict for the summary."""
     n = len(reading.references)
-    if n < 2:
-        raise ValueError(f"{where}: a test needs at least two references, not {n}")
     similarity = reading.to_natural.diagonal().astype(float)
     rank = _ranks(reading.to_natural[:, :n])
     ceiling = reading.copies.mean(1) if reading.copies is not None else np.full(n, np.nan)
-    spearman = torch.cat([metrics.spearman(x, y) for x, y in zip(reading.references.split(100), reading.metamers.split(100))])
-    common = {"image": range(n), "similarity": similarity, "spearman": spearman.numpy(), "rank": rank.diagonal(),
+    common = {"image": range(n), "similarity": similarity, "spearman": reading.spearman, "rank": rank.diagonal(),
               "ceiling": ceiling, "recognised": reading.recognised if reading.recognised is not None else np.full(n, None)}
     cell = {"images": n, "similarity": similarity.mean(), **_ends("similarity", chance.interval(similarity)),
             "ceiling": ceiling.mean(), **_ends("ceiling", chance.interval(ceiling)), "natural_95": reading.natural_95,
@@ -602,12 +687,19 @@ def _test(reading, nulls, chance, where):
     tables = []
     for null in nulls:
         first, p = _first_order(reading, null, similarity, chance, where)
-        tables.append(pd.DataFrame({**common, "null": null, **first}))
+        tables.append({**common, "null": null, **first})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no numbers, where no null has any draws
             cell |= {f"{null}_auc": np.nanmean(first["auc"]), f"{null}_p": p}
-    cell |= _identification(rank, chance) | _second_order(reading, chance)
-    return pd.concat(tables), cell
+    cell |= _identification(reading.to_natural, rank, chance) | _second_order(reading, chance)
+    return tables, cell
+
+
+def _frame(tables):
+    """A DataFrame of dicts of columns below each other; a single value stands in every row of its own."""
+    rows = [len(table["image"]) for table in tables]
+    return pd.DataFrame({name: np.repeat([table[name] for table in tables], rows) if np.ndim(tables[0][name]) == 0 else
+                         np.concatenate([table[name] for table in tables]) for name in tables[0]})
 
 
 def _first_order(reading, null, similarity, chance, where):
@@ -650,14 +742,15 @@ def _ranks(similarity):
     return ranks
 
 
-def _identification(rank, chance):
+def _identification(similarity, rank, chance):
     n = len(rank)
     rows, orders = np.arange(n), chance.stand_ins(np.zeros(n, dtype=np.int64), n)
     own = rank.diagonal()
     share, low, high = share_interval((own == 1)[None], chance.confidence)
-    null = np.array([rank[rows, order].sum() for order in orders]) if n > 1_000 else rank[rows, orders].sum(1)
+    score = similarity[:, :n] / (2 * n) - rank  # equal sums of ranks are told apart by similarity
+    null = np.concatenate([score[rows, order].sum(1) for order in np.array_split(orders, max(1, orders.size // 2_000_000))])
     return {"top1": share, "top1_low": low, "top1_high": high, "chance": 1 / n, "mean_rank": own.mean(),
-            "identification_p": float(_p_value(-own.sum(), -null))}
+            "identification_p": float(_p_value(score.diagonal().sum(), null))}
 
 
 def _second_order(reading, chance):
@@ -665,11 +758,10 @@ def _second_order(reading, chance):
     n, cell = len(reading.references), {}
     everywhere = chance.orders(np.zeros(n, dtype=np.int64))
     within = chance.orders(reading.labels[:n].astype(np.int64)) if reading.labels is not None else None
-    for measure in SECOND_ORDER:
+    for measure, a, b in _geometries(reading):
         if n < (4 if measure == "cka" else 3):
             cell |= {measure: np.nan, **_ends(measure, (np.nan, np.nan)), f"{measure}_p": 1.0, f"{measure}_p_within": 1.0}
             continue
-        a, b = (_geometry(x, measure) for x in (reading.references, reading.metamers))
         value = np.einsum("ij,ij->", a, b, dtype=np.float64) / 2
         permuted = everywhere.products(a, b)
         cell |= {measure: value, **_ends(measure, chance.quantiles(_resampled(a, b, chance.weights(n), measure != "cka"))),
@@ -680,22 +772,31 @@ def _second_order(reading, chance):
     return cell
 
 
-def _geometry(x, measure):
-    """The matrix (n, n) of a measure, scaled so that the products of two such over pairs add up to the similarity of both."""
-    if measure == "cka":
-        matrix = metrics.u_centred(x @ x.T).numpy()
-    else:
-        distance, correlation = measure.split("_")
-        matrix = metrics.rdm(x, distance).numpy()
-        pairs = np.triu_indices(len(x), 1)
-        values = torch.from_numpy(matrix[pairs])
-        values = metrics.standardise(metrics.ranks(values.double()) if correlation == "spearman" else values)
-        matrix = np.zeros_like(matrix)
-        matrix[pairs] = values
-        matrix += matrix.T
+def _geometries(reading):
+    """Yield each measure of `SECOND_ORDER` with the matrices of references and metamers, which it scales to unit length, so that
+    products over pairs add up to the similarity of both."""
+    both = reading.references, reading.metamers
+    for distance in ("correlation", "euclidean"):
+        matrices = [metrics.rdm(x, distance) for x in both]
+        for correlation in ("pearson", "spearman"):
+            yield f"{distance}_{correlation}", *(_standardised(matrix, correlation) for matrix in matrices)
+    few = len(both[0]) < 4
+    yield "cka", *(None if few else _unit(metrics.u_centred(x @ x.T).numpy()) for x in both)
+
+
+def _standardised(matrix, correlation):
+    """A symmetric matrix whose entries above the diagonal, or their ranks, have mean 0 and unit length."""
+    pairs = torch.triu_indices(*matrix.shape, 1).unbind()
+    values = matrix[pairs]
+    values = metrics.standardise(metrics.ranks(values) if correlation == "spearman" else values)
+    matrix = torch.zeros_like(matrix)
+    matrix[pairs] = values
+    return matrix.add_(matrix.T.clone()).numpy()
+
+
+def _unit(matrix):
     length = np.sqrt(np.einsum("ij,ij->", matrix, matrix, dtype=np.float64) / 2)
-    matrix /= length if length > 0 else 1
-    return matrix
+    return matrix / (length if length > 0 else 1)
 
 
 def _resampled(a, b, weights, centre):
