@@ -36,8 +36,8 @@ def speed(arguments):
     began = time.perf_counter()
     table = representation_test(observers, images, (images.images + noise).clamp(0, 1), cache=False)
     seconds = time.perf_counter() - began
-    print(f"speed: {len(images)} images, {len(table.summary())} stages of {len(observers)} observers "
-          f"({len(list_models('zoo/*'))} networks), three nulls, 10,000 permutations: {seconds:.0f} s, {torch.get_num_threads()} threads")
+    print(f"speed: {len(images)} images, {len(table.summary())} stages of {len(observers)} observers ({len(list_models('zoo/*'))} "
+          f"networks), three nulls, 10,000 permutations: {seconds:.0f} s, {torch.get_num_threads()} threads")
 
 
 def large_case():

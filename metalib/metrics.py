@@ -84,8 +84,8 @@ def rdm(x, measure="correlation"):
 def u_centred(gram):
     """A kernel matrix (n, n) centred so that its off-diagonal products estimate HSIC without bias; zeros on the diagonal.
 
-    Szekely & Rizzo 2014, doi:10.1214/14-AOS1255, definition 2; the same estimator as HSIC_1 of Song et al. 2012 (arXiv:1205.0822,
-    equation 5), since <u_centred(K), u_centred(L)> / (n (n - 3)) equals it.
+    U-centring, Szekely & Rizzo 2014, doi:10.1214/14-AOS1255; the sum of products of two such matrices over n (n - 3) is the unbiased
+    estimator HSIC_1 of Song et al. 2012 (Journal of Machine Learning Research 13, 1393).
 
     Raises:
         ValueError: fewer than four stimuli.
@@ -112,8 +112,8 @@ def debiased_cka(x, y):
     """Linear centred kernel alignment of activations (n, D) and (n, E) from unbiased estimates of HSIC: a number, 0 on average
     for unrelated activations of any width.
 
-    Murphy, Zylberberg & Fyshe 2024 (arXiv:2405.01012), with the estimator of Song et al. 2012 (arXiv:1205.0822, equation 5). It
-    can be negative. 0 where the activations are the same for all stimuli.
+    Murphy, Zylberberg & Fyshe 2024 (arXiv:2405.01012), with the estimator HSIC_1 of Song et al. 2012 (see `u_centred`). It can be
+    negative. 0 where the activations are the same for all stimuli.
 
     Raises:
         ValueError: fewer than four stimuli.

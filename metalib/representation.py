@@ -11,7 +11,6 @@ import io
 import math
 import os
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,7 +121,8 @@ def representation_test(observers, references, metamers, *, stages=None, nulls=(
 
         Its `summary()` has one row per observer and stage:
         means over images with intervals (`_low`, `_high`) of similarity and ceiling; `natural_95`, which one natural pair in 20
-        exceeds; for each null the mean `auc` and the p-value of the mean similarity; `primary_p`, that of the primary test
+        exceeds; for each null the mean `auc`, the share `kept` of the way from the mean of the null to the ceiling, and the
+        p-value of the mean similarity; `primary_p`, that of the primary test
         corrected by Holm's method over all rows; `top1`, the share of references that are the nearest to their metamer,
         its `chance`, `mean_rank`, and the p-value of the latter, `identification_p`; for each of `SECOND_ORDER`, the
         correlation between the dissimilarity matrices of references and of metamers or debiased CKA, with interval, p-value
@@ -207,9 +207,9 @@ def verdict(table, *, alpha=0.05, confidence=0.95):
     """For a set of observers: at each stage and for each null, the share of images that are significantly more similar.
 
     Images and observers are crossed random factors (Clark 1973, doi:10.1016/S0022-5371(73)80014-3): the variance of a mean over
-    both adds those of the means over either. Intervals of shares are Clopper and Pearson's at the effective number of
-    observations (Korn & Graubard 1998), which is that of the rarer factor where all agree; those of the mean area under
-    the curve are Student's, with the degrees of freedom of the rarer factor.
+    both adds those of the means over either. Intervals of shares are Clopper and Pearson's at the effective number of observations
+    (Korn & Graubard 1998, Survey Methodology 24, 193), which is that of the rarer factor where all agree; those of the mean
+    area under the curve are Student's, with the degrees of freedom of the rarer factor.
 
     Args:
         table: rows of a `representation_test`, or a selection of them, such as those of observers other than the generator.
@@ -688,9 +688,11 @@ def _test(reading, nulls, chance, where):
     for null in nulls:
         first, p = _first_order(reading, null, similarity, chance, where)
         tables.append({**common, "null": null, **first})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no numbers, where no null has any draws
-            cell |= {f"{null}_auc": np.nanmean(first["auc"]), f"{null}_p": p}
+        defined = first["draws"] > 0
+        level, top = first["null_similarity"][defined].sum() / max(1, defined.sum()), ceiling[defined].sum() / max(1, defined.sum())
+        gain = similarity[defined].sum() / max(1, defined.sum()) - level
+        cell |= {f"{null}_auc": first["auc"][defined].mean() if defined.any() else np.nan,
+                 f"{null}_kept": gain / (top - level) if top > level else np.nan, f"{null}_p": p}
     cell |= _identification(reading.to_natural, rank, chance) | _second_order(reading, chance)
     return tables, cell
 

@@ -68,7 +68,7 @@ def test_second_order_equals_rsatoolbox(distance, correlation, peer):
 
 
 def hsic_1(k, l):  # noqa: E741
-    """Song et al. 2012, equation 5, word for word in float64."""
+    """HSIC_1 of Song et al. 2012, term by term in float64."""
     n, one = len(k), np.ones(len(k))
     k, l = k - np.diag(np.diag(k)), l - np.diag(np.diag(l))  # noqa: E741
     return (np.trace(k @ l) + (one @ k @ one) * (one @ l @ one) / ((n - 1) * (n - 2))
