@@ -84,8 +84,8 @@ def rdm(x, measure="correlation"):
 def u_centred(gram):
     """A kernel matrix (n, n) centred so that its off-diagonal products estimate HSIC without bias; zeros on the diagonal.
 
-    U-centring, Szekely & Rizzo 2014, doi:10.1214/14-AOS1255; the sum of products of two such matrices over n (n - 3) is the unbiased
-    estimator HSIC_1 of Song et al. 2012 (Journal of Machine Learning Research 13, 1393).
+    U-centring, Szekely & Rizzo 2014, doi:10.1214/14-AOS1255; the sum of products of two such matrices over n (n - 3) is the
+    unbiased estimator HSIC_1 of Song et al. 2012 (Journal of Machine Learning Research 13, 1393).
 
     Raises:
         ValueError: fewer than four stimuli.
