@@ -208,8 +208,8 @@ def verdict(table, *, alpha=0.05, confidence=0.95):
 
     Images and observers are crossed random factors (Clark 1973, doi:10.1016/S0022-5371(73)80014-3): the variance of a mean over
     both adds those of the means over either. Intervals of shares are Clopper and Pearson's at the effective number of observations
-    (Korn & Graubard 1998, Survey Methodology 24, 193), which is that of the rarer factor where all agree; those of the mean
-    area under the curve are Student's, with the degrees of freedom of the rarer factor.
+    (Korn & Graubard 1998, Survey Methodology 24, 193), which is that of the rarer factor where fewer observations than that differ
+    from the rest; those of the mean area under the curve are Student's, with the degrees of freedom of the rarer factor.
 
     Args:
         table: rows of a `representation_test`, or a selection of them, such as those of observers other than the generator.
@@ -242,10 +242,12 @@ def share_interval(hits, confidence=0.95):
     share, error, freedom = _crossed(np.asarray(hits, dtype=float))
     fewest, most = sorted(np.shape(hits))
     fewest = most if fewest == 1 else fewest  # of one observer, the images are what was drawn
-    count = share * (1 - share) / error ** 2 if error else fewest
-    if freedom and error:
+    if min(np.sum(hits), np.size(hits) - np.sum(hits)) < fewest:  # too few differ from the rest to tell how they are spread
+        count = fewest
+    else:
+        count = share * (1 - share) / error ** 2
         count *= (stats.norm.ppf((1 + confidence) / 2) / stats.t.ppf((1 + confidence) / 2, freedom)) ** 2
-    count = min(max(count, 1), np.size(hits))
+        count = min(max(count, 1), np.size(hits))
     low = stats.beta.ppf((1 - confidence) / 2, share * count, count - share * count + 1) if share > 0 else 0.0
     high = stats.beta.ppf((1 + confidence) / 2, share * count + 1, count - share * count) if share < 1 else 1.0
     return share, float(low), float(high)

@@ -422,6 +422,9 @@ def test_agreement_of_all_is_read_with_the_number_of_the_rarer_factor():
     assert share_interval(np.ones((7, 20)))[1] == pytest.approx(0.025 ** (1 / 7))  # Clopper and Pearson with 7 of 7
     assert share_interval(np.zeros((1, 20)))[2] == pytest.approx(1 - 0.025 ** (1 / 20))
     assert np.isnan(mean_interval(np.ones((1, 1)))[1])
+    one_differs = np.ones((7, 20))
+    one_differs[0, 0] = 0
+    assert share_interval(one_differs)[1] == pytest.approx(0.025 ** (1 / 7), abs=0.02)  # not a sudden certainty
 
 
 def test_intervals_cover_over_images_and_observers():
