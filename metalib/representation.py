@@ -652,9 +652,10 @@ class _Orders:
 
     def __init__(self, orders):
         n = orders.shape[1]
-        self.orders, self.pairs = orders, np.triu_indices(n, 1)
-        small = orders.shape[0] * len(self.pairs[0]) <= 10_000_000
-        self.flat = orders[:, self.pairs[0]] * np.int32(n) + orders[:, self.pairs[1]] if small else None
+        self.orders, self.flat = orders, None
+        if len(orders) * n * (n - 1) // 2 <= 10_000_000:  # else they would take too much memory
+            self.pairs = np.triu_indices(n, 1)
+            self.flat = orders[:, self.pairs[0]] * np.int32(n) + orders[:, self.pairs[1]]
 
     def products(self, a, b):
         """Sums of a_ij b_kl over the pairs i < j, k and l standing in their places, one for each permutation."""
