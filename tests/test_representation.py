@@ -402,6 +402,16 @@ def test_stand_ins_stay_in_their_class_and_are_all_different(n, classes, seed):
     assert (strata[chosen] == strata[:n]).all() and all(len(set(row)) == n for row in chosen.tolist())
 
 
+def test_many_stimuli_are_permuted_block_by_block_with_the_same_result():
+    random = np.random.default_rng(0)
+    a, b = (matrix + matrix.T for matrix in random.standard_normal((2, 700, 700)))
+    for matrix in (a, b):
+        np.fill_diagonal(matrix, 0)
+    orders = representation._Orders(np.array([random.permutation(700) for _ in range(3)], dtype=np.int32))
+    at_once, orders.flat = orders.products(a, b), None
+    np.testing.assert_allclose(orders.products(a, b), at_once, atol=1e-6)
+
+
 def test_every_stand_in_is_equally_likely():
     chosen = representation._stand_ins(np.array([0, 1, 0, 0, 1]), 2, 6000, 0)
     for place, members in ((0, [0, 2, 3]), (1, [1, 4])):
