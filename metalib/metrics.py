@@ -10,7 +10,7 @@ def standardise(x):
     centred = x - x.mean(-1, keepdim=True)
     constant = x.amax(-1, keepdim=True) == x.amin(-1, keepdim=True)
     length = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
-    return torch.where(constant, 0, centred / torch.where(length > 0, length, 1))
+    return centred / torch.where(constant | (length == 0), torch.inf, length)
 
 
 def ranks(x):
@@ -49,3 +49,97 @@ def snr_db(reference, other):
 def rms_distance(a, b):
     """Root mean square difference (B,) of images (B, 3, H, W), in units of pixels in [0, 1]."""
     return (a - b).flatten(1).square().mean(1).sqrt()
+
+
+def rdm(x, measure="correlation"):
+    """Representational dissimilarity matrix (n, n) of activations (n, D), with zeros on the diagonal.
+
+    Kriegeskorte, Mur & Bandettini 2008, doi:10.3389/neuro.06.004.2008. Memory: n x n and n x D numbers, never n x n x D.
+
+    Args:
+        x: activations (n, D) to n stimuli.
+        measure: "correlation", 1 minus the Pearson correlation of rows (1 where a row is constant), or "euclidean".
+
+    Raises:
+        ValueError: another measure.
+
+    Example:
+        >>> rdm(torch.tensor([[0.0, 3.0], [4.0, 0.0]]), "euclidean")
+        tensor([[0., 5.],
+                [5., 0.]])
+    """
+    if measure == "correlation":
+        rows = standardise(x)
+        distances = (rows @ rows.T).neg_().add_(1)
+    elif measure == "euclidean":
+        gram = x @ x.T
+        squares = gram.diagonal().clone()
+        gram.mul_(-2).add_(squares[:, None]).add_(squares)
+        distances = torch.threshold_(gram, _rounding(squares), 0).sqrt_()  # rows that are equal but for rounding are equal
+    else:
+        raise ValueError(f"unknown measure {measure!r} of dissimilarity; choose 'correlation' or 'euclidean'")
+    return distances.fill_diagonal_(0)
+
+
+def u_centred(gram):
+    """A kernel matrix (n, n) centred so that its off-diagonal products estimate HSIC without bias; zeros on the diagonal.
+
+    U-centring, Szekely & Rizzo 2014, doi:10.1214/14-AOS1255; the sum of products of two such matrices over n (n - 3) is the
+    unbiased estimator HSIC_1 of Song et al. 2012 (Journal of Machine Learning Research 13, 1393).
+
+    Raises:
+        ValueError: fewer than four stimuli.
+    """
+    n = len(gram)
+    if n < 4:
+        raise ValueError(f"the debiased estimator needs at least four stimuli, not {n}")
+    rounding, gram = _rounding(gram), gram.clone().fill_diagonal_(0)
+    sums = gram.sum(1)
+    gram.sub_(sums[:, None] / (n - 2)).sub_(sums / (n - 2)).add_(sums.sum() / ((n - 1) * (n - 2)))
+    return torch.nn.functional.hardshrink(gram.fill_diagonal_(0), rounding)
+
+
+def cka(x, y):
+    """Linear centred kernel alignment of activations (n, D) and (n, E), as published and without correction: a number.
+
+    Kornblith et al. 2019 (arXiv:1905.00414, equation 1). It nears 1 for unrelated activations with D >> n; use `debiased_cka`.
+    0 where the activations are the same for all stimuli.
+    """
+    return _cosine(*((z - z.mean(0)) @ (z - z.mean(0)).T for z in (x, y)))
+
+
+def debiased_cka(x, y):
+    """Linear centred kernel alignment of activations (n, D) and (n, E) from unbiased estimates of HSIC: a number, 0 on average
+    for unrelated activations of any width.
+
+    Murphy, Zylberberg & Fyshe 2024 (arXiv:2405.01012), with the estimator HSIC_1 of Song et al. 2012 (see `u_centred`). It can be
+    negative. 0 where the activations are the same for all stimuli.
+
+    Raises:
+        ValueError: fewer than four stimuli.
+
+    Example:
+        >>> wide = torch.randn(2, 10, 5000, generator=torch.Generator().manual_seed(0))
+        >>> round(cka(*wide).item(), 1), round(abs(debiased_cka(*wide).item()), 1)
+        (1.0, 0.0)
+    """
+    return _cosine(u_centred(x @ x.T), u_centred(y @ y.T))
+
+
+def auroc(values, null):
+    """Area under the receiver operating characteristic (...) of values (..., k) against a null (..., m).
+
+    The share of pairs in which the value is the larger, ties counted half; NaN without any. For unbounded scores too.
+    """
+    difference = values.unsqueeze(-1) - null.unsqueeze(-2)
+    return ((difference > 0).double() + 0.5 * (difference == 0)).flatten(-2).mean(-1)
+
+
+def _rounding(x):
+    """What a difference of sums of such numbers may be by rounding alone."""
+    return 8 * torch.finfo(x.dtype).eps * x.abs().max().item()
+
+
+def _cosine(a, b):
+    length = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
+    return (a * b).sum() / torch.where(length > 0, length, 1)

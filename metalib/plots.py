@@ -6,6 +6,7 @@ import seaborn as sns
 from matplotlib import colors as mcolors
 from matplotlib.transforms import Bbox
 from scipy.cluster import hierarchy
+from scipy.stats import binom
 
 from metalib.nulls import NullDistribution
 
@@ -182,7 +183,7 @@ def pairs(values, *, label, ax=None):
     sns.heatmap(grid, annot=True, fmt=".0f", cmap="cividis_r", xticklabels=short, yticklabels=short, square=True, linewidths=1,
                 cbar_kws={"label": label}, ax=ax)
     ax.tick_params(length=0)
-    ax.tick_params(axis="x", rotation=20)
+    ax.set_xticklabels(short, rotation=20, ha="right")
     return ax
 
 
@@ -296,3 +297,112 @@ def people_and_networks(table, *, ax=None):
 
 def _short(name):
     return str(name).removeprefix("zoo/")
+KINDS = {"random": "other images", "same-class": "of the class", "noise": "noise", "blend": "blends", "metamer": "metamers",
+         "ceiling": "shift, JPEG"}
+
+
+def similarity_clouds(table, *, ax=None):
+    """Similarities of first order by what is compared: each image's nulls, its metamer and its ceiling, with their medians.
+
+    Args:
+        table: rows of `metalib.representation.similarities` at one stage.
+    """
+    ax = ax or plt.gca()
+    blue, orange, green = sns.color_palette("colorblind", 3)
+    colors = {kind: "0.6" for kind in KINDS} | {"metamer": orange, "ceiling": green}
+    for place, kind in enumerate(KINDS):
+        values = table.loc[table["kind"] == kind, "similarity"].to_numpy()
+        spread = np.random.default_rng(place).uniform(-0.3, 0.3, len(values))
+        ax.plot(place + spread, values, ".", color=colors[kind], markersize=4, alpha=0.6, markeredgewidth=0)
+        if len(values):
+            ax.hlines(np.median(values), place - 0.38, place + 0.38, color="black", linewidth=1.5)
+    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    ax.set_xticks(range(len(KINDS)), KINDS.values(), fontsize=9, rotation=40, ha="right")
+    ax.set(ylabel="similarity (centred Pearson correlation)", ylim=(-1.02, 1.02))
+    return ax
+
+
+def observers_by_stages(summary, value, *, marked, beside="recognised", limits=(0, 1), ax=None):
+    """Heat map of a column of a representation test's summary, a row per observer, a column per stage, and one number beside it.
+
+    Args:
+        summary: as of `RepresentationTable.summary`.
+        value: the column that is shown as colour and, in hundredths, as text.
+        marked: a boolean for each row of the summary; where it is false the text stands in brackets.
+        beside: a column that is the same for all stages of an observer, shown after a gap.
+        limits: of the colours.
+    """
+    ax = ax or plt.gca()
+    stages, observers = summary["stage"].unique(), summary["observer"].unique()
+    grid = summary.assign(marked=marked).set_index(["observer", "stage"])
+    colors = plt.get_cmap("viridis")
+    ax.imshow(grid[value].unstack().loc[observers, stages], cmap=colors, vmin=limits[0], vmax=limits[1], aspect="auto",
+              extent=(-0.5, len(stages) - 0.5, len(observers) - 0.5, -0.5), interpolation="nearest")
+    for row, observer in enumerate(observers):
+        for column, stage in enumerate(stages):
+            number, bold = grid.loc[(observer, stage), [value, "marked"]]
+            light = number > sum(limits) / 2 + 0.1 * (limits[1] - limits[0])
+            ax.text(column, row, f"{100 * number:.0f}" if bold else f"({100 * number:.0f})", ha="center", va="center", fontsize=8,
+                    color="black" if light else "white", fontweight="bold" if bold else "normal")
+        ax.text(len(stages) + 0.2, row, f"{100 * grid.loc[observer, beside].iloc[0]:.0f}", ha="center", va="center", fontsize=8)
+    ax.set(xlim=(-0.5, len(stages) + 0.7))
+    ax.set_xticks([*range(len(stages)), len(stages) + 0.2], [*stages, beside], rotation=45, ha="right", fontsize=8)
+    ax.set_yticks(range(len(observers)), [observer.removeprefix("zoo/") for observer in observers], fontsize=8)
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
+
+
+def by_stage(verdict, value="auc", *, chance=0.5, ax=None):
+    """Means of a verdict by stage with their intervals over images and observers, one colour per null.
+
+    Args:
+        verdict: as of `metalib.representation.verdict`.
+        value: "auc" or "share".
+        chance: where a line is drawn.
+    """
+    ax = ax or plt.gca()
+    nulls = list(verdict["null"].unique())
+    for place, (null, color) in enumerate(zip(nulls, sns.color_palette("colorblind", len(nulls)))):
+        rows = verdict[verdict["null"] == null]
+        x = np.arange(len(rows)) + (place - (len(nulls) - 1) / 2) * 0.14
+        ends = np.abs(rows[[f"{value}_low", f"{value}_high"]].to_numpy().T - rows[value].to_numpy())
+        ax.errorbar(x, rows[value], yerr=ends, fmt="o", color=color, markersize=4, linewidth=1.2, label=null)
+    ax.axhline(chance, color="0.6", linewidth=0.8, zorder=0)
+    ax.set_xticks(range(len(rows)), rows["stage"], rotation=45, ha="right", fontsize=9)
+    ax.set(ylim=(-0.02, 1.02))
+    return ax
+
+
+def rejection_rates(rates, experiments, *, level=0.05, ax=None):
+    """Rejection rates as points, one row per test, with the range in which 99 % of such rates would lie if the level is kept.
+
+    Args:
+        rates: a Series of shares of the experiments, by the name of the test.
+        experiments: how many there were.
+    """
+    ax = ax or plt.gca()
+    low, high = binom.interval(0.99, experiments, level)
+    ax.axvspan(low / experiments, high / experiments, color="0.85", zorder=0)
+    ax.axvline(level, color="0.5", linewidth=0.8, zorder=0)
+    inside = rates.between(low / experiments, high / experiments)
+    blue, orange = sns.color_palette("colorblind", 2)
+    ax.scatter(rates, range(len(rates)), s=22, color=[blue if good else orange for good in inside])
+    ax.set_yticks(range(len(rates)), rates.index, fontsize=8)
+    ax.invert_yaxis()
+    ax.set(xlabel=f"share of {experiments:,} experiments rejected at {level:.0%}".replace("%", " %"))
+    return ax
+
+
+def power_curves(rates, *, level=0.05, ax=None):
+    """Rejection rates against the size of a planted effect: a DataFrame with sizes as its index and a column for each test."""
+    ax = ax or plt.gca()
+    markers = "osD^vP*X<>dph"
+    for place, (test, color) in enumerate(zip(rates, sns.color_palette("husl", len(rates.columns)))):
+        ax.plot(rates.index, rates[test], marker=markers[place % len(markers)], color=color, markersize=5, linewidth=1.2,
+                label=test)
+    for height, style in ((level, "-"), (0.9, ":")):
+        ax.axhline(height, color="0.6", linewidth=0.8, linestyle=style, zorder=0)
+    ax.set(xlabel="planted similarity of metamer and reference", ylabel="share of experiments rejected", ylim=(-0.02, 1.02))
+    return ax

@@ -118,11 +118,19 @@ def perturbation(references, distance, *, seed=0):
         (B, 3, H, W) in [0, 1]; the distance is met to 1e-4, or as far as clipping allows (it cannot exceed about 0.5).
     """
     noises = torch.stack([torch.randn(reference.shape, generator=image_generator(reference, seed)) for reference in references])
+    return at_distance(references, noises, distance)
+
+
+def at_distance(references, directions, distance):
+    """References moved along directions (B, 3, H, W) as far as the root mean square `distance` (B,) asks, after clipping to [0, 1].
+
+    The distance is met to 1e-4, or as far as clipping allows.
+    """
     distance = torch.tensor([float(value) for value in distance])
     low, high = torch.zeros(len(references)), torch.full((len(references),), 1e3)
-    for _ in range(40):  # bisection on the noise's scale; the distance grows with it
+    for _ in range(40):  # bisection on the scale; the distance grows with it
         scale = (low + high) / 2
-        images = (references + scale.view(-1, 1, 1, 1) * noises).clamp(0, 1)
+        images = (references + scale.view(-1, 1, 1, 1) * directions).clamp(0, 1)
         far = (images - references).flatten(1).square().mean(1).sqrt() > distance
         low, high = torch.where(far, low, scale), torch.where(far, scale, high)
     return images
