@@ -285,7 +285,7 @@ def test_images_that_pass_leave_the_batch_unchanged_for_the_others(samples, robu
 
 
 def test_two_models_are_matched_together(samples, small, robust):
-    joint = generate([small, robust], samples, ["2", "group2"], steps=30)
+    joint = generate([small, robust], samples, ["2", "group2"], steps=30, combine="mean")
     single = [generate(model, samples, stage, start=joint.starts, steps=1).loss[0]
               for model, stage in ((small, "2"), (robust, "group2"))]
     torch.testing.assert_close(joint.loss[0], (single[0] + single[1]) / 2)

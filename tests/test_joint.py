@@ -194,11 +194,13 @@ def started(folder, recipe, ranks, *arguments):
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one")
-    process = started(folder, RECIPE, 1)
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0 and "2 metamers" in output
-    return store.load(folder / "run")
+    """The images of one process with one thread, as each of the processes below has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run(RECIPE, tmp_path_factory.mktemp("one"))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_two_ranks_make_the_images_of_one(tmp_path, one_process):
