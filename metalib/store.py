@@ -40,7 +40,7 @@ def save(metamers, folder):
                 tensors[f"unfinished/{first}/{key}"] = value.contiguous()
         numbers[str(first)] = position["step"]
     about = {"recipe": metamers.recipe, "status": metamers.status, "seconds": metamers.seconds, "unfinished": numbers,
-             "sha256": _sha256(tensors), "metalib": __version__}
+             "sha256": sha256(tensors), "metalib": __version__}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / FILE) as temporary:
@@ -61,7 +61,7 @@ def load(folder):
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["about"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        whole = about["sha256"] == _sha256(tensors)
+        whole = about["sha256"] == sha256(tensors)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and generate these metamers again") from error
     if not whole:
@@ -109,7 +109,8 @@ class written_whole:  # noqa: N801, a context manager
             Path(self.temporary).unlink(missing_ok=True)
 
 
-def _sha256(tensors):
+def sha256(tensors):
+    """Hash of a dict of tensors: names, shapes, types and values."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())

@@ -29,7 +29,7 @@ from metalib.models import Model, load_model
 from metalib.nulls import judge, load_null
 from metalib.progress import bar
 from metalib.stages import hooked
-from metalib.store import written_whole
+from metalib.store import sha256, written_whole
 from metalib.version import __version__
 
 RELATIONS = ("itself", "other seed", "other training", "other architecture", "both differ")
@@ -469,7 +469,7 @@ class _MetamerFile(_File):
                    for name, pictures in (("images", metamers.images), ("controls", near))}
         tensors["passed"] = torch.tensor(verdict["passed"].to_numpy(), dtype=torch.uint8)
         tensors |= {name: torch.tensor(verdict[name].to_numpy(), dtype=torch.float64) for name in ("distance", "evaluations")}
-        about = {**self.about, "address": self.address, "content": _hash(tensors),
+        about = {**self.about, "address": self.address, "content": sha256(tensors),
                  "recipe": json.dumps(metamers.recipe, default=str)}
         with written_whole(self.path) as path:
             safetensors.torch.save_file(tensors, path, about)
@@ -480,7 +480,7 @@ class _MetamerFile(_File):
         if not self.checked:
             if about.get("address") != self.address:
                 raise ValueError("it holds another result than its name says")
-            if about.get("content") != _hash(tensors):
+            if about.get("content") != sha256(tensors):
                 raise ValueError("its content was changed")
             self.hash, self.checked = about["content"], True
         return tensors
@@ -490,13 +490,6 @@ class _MetamerFile(_File):
         if not self.checked:
             self.read()
         return self.hash
-
-
-def _hash(tensors):
-    digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(value.shape)} ".encode() + value.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class _Part(_File):
