@@ -16,7 +16,7 @@ def standardise(x):
 def ranks(x):
     """Ranks (..., D) of the entries within each row, from 1; equal entries share their mean rank, as in scipy.stats.rankdata."""
     values, order = x.sort(-1)
-    position = torch.arange(x.shape[-1], device=x.device).expand(x.shape)
+    position = torch.arange(x.shape[-1], device=x.device, dtype=torch.int32).expand(x.shape)
     change = values[..., 1:] != values[..., :-1]
     edge = torch.ones_like(x[..., :1], dtype=torch.bool)
     first = torch.where(torch.cat([edge, change], -1), position, 0).cummax(-1).values

@@ -787,12 +787,13 @@ def _geometries(reading):
 
 def _standardised(matrix, correlation):
     """A symmetric matrix whose entries above the diagonal, or their ranks, have mean 0 and unit length."""
-    pairs = torch.triu_indices(*matrix.shape, 1).unbind()
-    values = matrix[pairs]
+    above = np.triu(np.ones(matrix.shape, dtype=bool), 1)
+    values = torch.from_numpy(matrix.numpy()[above])  # a mask in numpy takes no indices, which would be larger than the matrix
     values = metrics.standardise(metrics.ranks(values) if correlation == "spearman" else values)
-    matrix = torch.zeros_like(matrix)
-    matrix[pairs] = values
-    return matrix.add_(matrix.T.clone()).numpy()
+    matrix = np.zeros_like(matrix.numpy())
+    matrix[above] = values.numpy()
+    matrix.T[above] = values.numpy()
+    return matrix
 
 
 def _unit(matrix):
