@@ -50,7 +50,7 @@ def tiny(pictures):
 
 
 def files(folder):
-    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def test_a_planted_truth_is_recovered(samples):
@@ -158,13 +158,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_table(tmp_path, pictures, m
     for enough in (1, 8):  # while metamers are made, and while they are shown
         folder = tmp_path / f"killed after {enough}"
         process = subprocess.Popen([sys.executable, "-c", RUN, folder, os.path.dirname(__file__)], stderr=subprocess.PIPE)
-        while not (folder.is_dir() and len([name for name in files(folder) if not name.startswith(".")]) >= enough):
+        while not (folder.is_dir() and len(files(folder)) >= enough):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stderr.close()
-        before = {name: when for name, when in files(folder).items() if not name.startswith(".")}
+        before = files(folder)
         assert enough <= len(before) < 6 + 12, "it was done before it was killed"
         made = []
         monkeypatch.setattr(transfer, "generate", lambda *args, made=made, **more: made.append(args) or generate(*args, **more))
