@@ -17,7 +17,7 @@ unit: .venv/ready
 	$(BIN)/pytest
 
 notebook-test: .venv/ready  ## replay the chapters and compare the outputs that a test holds
-	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider -o addopts= notebooks
+	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider -o addopts= notebooks
 
 book-check: .venv/ready  ## the strict build, from the committed outputs: nothing is executed
 	mkdir -p .cache
