@@ -134,7 +134,7 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
     for choice, what, choices in ((precision, "precision", PRECISIONS), (combine, "combination", COMBINATIONS)):
         if choice not in choices:
             raise ValueError(f"unknown {what} {choice!r}; choose one of {', '.join(choices)}")
-    rank, ranks = _rank()
+    rank, ranks = process_rank()
     if 1 < len(models) < ranks:
         raise ValueError(f"{len(models)} models cannot be spread over {ranks} ranks; start at most {len(models)}")
     mine = range(rank, len(models), ranks) if len(models) > 1 else [0]
@@ -288,7 +288,7 @@ def _optimise(members, count_members, references, starts, before, *, device, rul
                     shown.set_postfix_str(f"{len(here)} of {count} images in progress")
                 position = dict(zip(position, (step + 1, images, state, here, fine)))
         except KeyboardInterrupt:
-            if _rank()[1] > 1:
+            if process_rank()[1] > 1:
                 raise  # the other ranks would wait for this one
     here, step = position["here"], position["step"]
     if step < steps and len(here):
@@ -303,7 +303,7 @@ def _optimise(members, count_members, references, starts, before, *, device, rul
                     evaluations=evaluations.cpu(), status=tuple(status), unfinished=_moved(position, "cpu"))
 
 
-def _rank():
+def process_rank():
     """This process's rank and the number of ranks; 0 of 1 where torch.distributed is not initialised."""
     here = distributed.is_available() and distributed.is_initialized()
     return (distributed.get_rank(), distributed.get_world_size()) if here else (0, 1)

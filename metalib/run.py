@@ -18,6 +18,8 @@ import argparse
 import datetime
 import inspect
 import os
+import signal
+import sys
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ from torch import distributed
 
 from metalib import store
 from metalib.data import load_images
-from metalib.generate import generate
+from metalib.generate import generate, process_rank
 from metalib.models import load_model
 from metalib.nulls import load_null
 
@@ -60,7 +62,7 @@ def run(recipe, folder, *, checkpoint_every=50):
     if "stop" in recipe:
         pool = load_images(**recipe["null_images"]) if "null_images" in recipe else None
         keywords["stop"] = [load_null(model, stage, images=pool) for model, stage in zip(models, recipe["stages"])]
-    first = not distributed.is_initialized() or distributed.get_rank() == 0
+    first = process_rank()[0] == 0
     metamers = store.load(folder) if (Path(folder) / store.FILE).is_file() else None
     while True:
         metamers = generate(models, images, recipe["stages"], **keywords, pause=checkpoint_every, resume=metamers)
@@ -87,7 +89,10 @@ def main(arguments=None):
     if not isinstance(recipe, dict):
         raise SystemExit(f"the recipe {options.recipe} must be keys and values; see python -m metalib.run --help")
     spread = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    lost = ("a rank has died or cannot be reached.\n"
+            f"What was done until the last checkpoint is kept in {options.folder}; start the same command again to go on from there.")
     if spread:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(lost))  # torchrun ends the other ranks so, perhaps before they notice
         on_gpus = torch.cuda.is_available()
         if on_gpus:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -100,11 +105,10 @@ def main(arguments=None):
     except RuntimeError as error:
         if not spread:
             raise
-        raise SystemExit(f"a rank has died or cannot be reached ({error}).\nWhat was done until the last checkpoint is kept in "
-                         f"{options.folder}; start the same command again to go on from there.") from error
+        raise SystemExit(f"{error}\n{lost}") from error
     except KeyboardInterrupt:
         raise SystemExit(f"interrupted; start the same command again to go on from the checkpoint in {options.folder}") from None
-    if not spread or distributed.get_rank() == 0:
+    if process_rank()[0] == 0:
         print(metamers, "in", options.folder)
     if spread:
         distributed.destroy_process_group()
