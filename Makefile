@@ -29,8 +29,8 @@ notebooks: .venv/ready  ## execute the chapters in place, to commit their output
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.timeout=900 notebooks/*.ipynb
 
-full: $(patsubst notebooks/profiles/$(PROFILE)/%.yml,book/full/%.ipynb,$(wildcard notebooks/profiles/$(PROFILE)/*.yml))  ## chapters
-	@echo "Done; add to _toc.yml what is new in book/full/."  # at the scale of a profile; those that are there are not run again
+full: $(patsubst notebooks/profiles/$(PROFILE)/%.yml,book/full/%.ipynb,$(wildcard notebooks/profiles/$(PROFILE)/*.yml))  ## chapters at the scale of PROFILE
+	@echo "Done; add to _toc.yml what is new in book/full/. Chapters that are there are not run again."
 
 # IMAGES=folder:PATH takes CIFAR-10 from a folder. Times and paths are removed, links made from the record's own folder.
 book/full/%.ipynb: notebooks/profiles/$(PROFILE)/%.yml | .venv/ready

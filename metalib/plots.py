@@ -11,6 +11,8 @@ from scipy.stats import binom
 from metalib.nulls import NullDistribution
 
 COLUMN = 9.0  # width of the book's column, in inches at the book's resolution
+KINDS = {"random": "other images", "same-class": "of the class", "noise": "noise", "blend": "blends", "metamer": "metamers",
+         "ceiling": "shift, JPEG"}
 LABELS = {"pearson": "Pearson correlation", "spearman": "Spearman correlation", "snr_db": "signal-to-noise ratio (dB)"}
 
 
@@ -179,7 +181,7 @@ def pairs(values, *, label, ax=None):
     ax = ax or plt.gca()
     names = list(dict.fromkeys(name for pair in values for name in pair))
     grid = np.array([[values.get((one, other), np.nan) for one in names] for other in names], dtype=float)
-    short = [name.removeprefix("zoo/") for name in names]
+    short = [_short(name) for name in names]
     sns.heatmap(grid, annot=True, fmt=".0f", cmap="cividis_r", xticklabels=short, yticklabels=short, square=True, linewidths=1,
                 cbar_kws={"label": label}, ax=ax)
     ax.tick_params(length=0)
@@ -297,8 +299,6 @@ def people_and_networks(table, *, ax=None):
 
 def _short(name):
     return str(name).removeprefix("zoo/")
-KINDS = {"random": "other images", "same-class": "of the class", "noise": "noise", "blend": "blends", "metamer": "metamers",
-         "ceiling": "shift, JPEG"}
 
 
 def similarity_clouds(table, *, ax=None):
@@ -347,7 +347,7 @@ def observers_by_stages(summary, value, *, marked, beside="recognised", limits=(
         ax.text(len(stages) + 0.2, row, f"{100 * grid.loc[observer, beside].iloc[0]:.0f}", ha="center", va="center", fontsize=8)
     ax.set(xlim=(-0.5, len(stages) + 0.7))
     ax.set_xticks([*range(len(stages)), len(stages) + 0.2], [*stages, beside], rotation=45, ha="right", fontsize=8)
-    ax.set_yticks(range(len(observers)), [observer.removeprefix("zoo/") for observer in observers], fontsize=8)
+    ax.set_yticks(range(len(observers)), [_short(observer) for observer in observers], fontsize=8)
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
