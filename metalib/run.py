@@ -90,7 +90,7 @@ def main(arguments=None):
         raise SystemExit(f"the recipe {options.recipe} must be keys and values; see python -m metalib.run --help")
     spread = int(os.environ.get("WORLD_SIZE", 1)) > 1
     lost = ("a rank has died or cannot be reached.\n"
-            f"What was done until the last checkpoint is kept in {options.folder}; start the same command again to go on from there.")
+            f"What was done until the last checkpoint is kept in {options.folder}; start the same command again to go on.")
     if spread:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(lost))  # torchrun ends the other ranks so, perhaps before they notice
         on_gpus = torch.cuda.is_available()
