@@ -40,3 +40,12 @@ def samples():
 @pytest.fixture(scope="session")
 def robust():
     return load_model("zoo/vgg-robust-0")
+
+
+@pytest.fixture
+def one_thread():
+    """As many threads as a process that the test starts has: sums in another order round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
