@@ -18,10 +18,11 @@ def ranks(x):
     values, order = x.sort(-1)
     position = torch.arange(x.shape[-1], device=x.device, dtype=torch.int32).expand(x.shape)
     change = values[..., 1:] != values[..., :-1]
+    del values  # rows can be long: see the memory of the representation test
     edge = torch.ones_like(x[..., :1], dtype=torch.bool)
     first = torch.where(torch.cat([edge, change], -1), position, 0).cummax(-1).values
     last = torch.where(torch.cat([change, edge], -1), position, x.shape[-1]).flip(-1).cummin(-1).values.flip(-1)
-    return torch.empty_like(x).scatter_(-1, order, ((first + last) / 2 + 1).to(x.dtype))
+    return torch.empty_like(x).scatter_(-1, order, first.add_(last).to(x.dtype).div_(2).add_(1))
 
 
 def pearson(a, b):

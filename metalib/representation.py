@@ -678,7 +678,7 @@ def _test(reading, nulls, chance, where):
     similarity = reading.to_natural.diagonal().astype(float)
     rank = _ranks(reading.to_natural[:, :n])
     ceiling = reading.copies.mean(1) if reading.copies is not None else np.full(n, np.nan)
-    common = {"image": range(n), "similarity": similarity, "spearman": reading.spearman, "rank": rank.diagonal(),
+    common = {"image": range(n), "similarity": similarity, "spearman": reading.spearman, "rank": rank.diagonal().copy(),
               "ceiling": ceiling, "recognised": reading.recognised if reading.recognised is not None else np.full(n, None)}
     cell = {"images": n, "similarity": similarity.mean(), **_ends("similarity", chance.interval(similarity)),
             "ceiling": ceiling.mean(), **_ends("ceiling", chance.interval(ceiling)), "natural_95": reading.natural_95,
@@ -692,8 +692,9 @@ def _test(reading, nulls, chance, where):
         gain = similarity[defined].sum() / max(1, defined.sum()) - level
         cell |= {f"{null}_auc": first["auc"][defined].mean() if defined.any() else np.nan,
                  f"{null}_kept": gain / (top - level) if top > level else np.nan, f"{null}_p": p}
-    cell |= _identification(reading.to_natural, rank, chance) | _second_order(reading, chance)
-    return tables, cell
+    cell |= _identification(reading.to_natural, rank, chance)
+    reading.to_natural = rank = None  # with many images the largest there is, and no longer needed
+    return tables, cell | _second_order(reading, chance)
 
 
 def _frame(tables):
@@ -770,6 +771,7 @@ def _second_order(reading, chance):
                  f"{measure}_p_within": float(_p_value(value, within.products(a, b))) if within else np.nan}
         if measure == "cka":
             cell["cka_score"] = (value - permuted.mean()) / (1 - permuted.mean())
+        del a, b  # before the next ones are made
     return cell
 
 
@@ -778,26 +780,29 @@ def _geometries(reading):
     products over pairs add up to the similarity of both."""
     both = reading.references, reading.metamers
     for distance in ("correlation", "euclidean"):
-        matrices = [metrics.rdm(x, distance) for x in both]
+        pairs = [_above(metrics.rdm(x, distance)) for x in both]
         for correlation in ("pearson", "spearman"):
-            yield f"{distance}_{correlation}", *(_standardised(matrix, correlation) for matrix in matrices)
+            yield f"{distance}_{correlation}", *(_symmetric(x, len(both[0])) for x in [
+                metrics.standardise(metrics.ranks(x) if correlation == "spearman" else x) for x in pairs])
+        del pairs
     few = len(both[0]) < 4
     yield "cka", *(None if few else _unit(metrics.u_centred(x @ x.T).numpy()) for x in both)
 
 
-def _standardised(matrix, correlation):
-    """A symmetric matrix whose entries above the diagonal, or their ranks, have mean 0 and unit length."""
-    above = np.triu(np.ones(matrix.shape, dtype=bool), 1)
-    values = torch.from_numpy(matrix.numpy()[above])  # a mask in numpy takes no indices, which would be larger than the matrix
-    values = metrics.standardise(metrics.ranks(values) if correlation == "spearman" else values)
-    matrix = np.zeros_like(matrix.numpy())
-    matrix[above] = values.numpy()
-    matrix.T[above] = values.numpy()
+def _above(matrix):
+    """The entries (n (n - 1) / 2,) above the diagonal, row by row."""
+    return torch.from_numpy(matrix.numpy()[~np.tri(len(matrix), dtype=bool)])  # a mask: indices would be larger than the matrix
+
+
+def _symmetric(above, n):
+    """The matrix (n, n) with these entries above the diagonal and below, and zeros on it."""
+    matrix, mask = np.zeros((n, n), dtype=above.numpy().dtype), ~np.tri(n, dtype=bool)
+    matrix[mask] = matrix.T[mask] = above.numpy()
     return matrix
 
 
 def _unit(matrix):
-    length = np.sqrt(np.einsum("ij,ij->", matrix, matrix, dtype=np.float64) / 2)
+    length = float(np.sqrt(np.einsum("ij,ij->", matrix, matrix, dtype=np.float64) / 2))  # a plain number keeps the precision
     return matrix / (length if length > 0 else 1)
 
 
