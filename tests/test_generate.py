@@ -111,9 +111,9 @@ def test_lion_without_averages_is_descent_by_the_sign():
 class TestEveryOptimizer:
     @pytest.mark.parametrize("stage", ["stem", "group3", "logits"])
     def test_trajectory_is_independent_of_batch(self, rule, stage, samples, robust):
-        together = generate(robust, samples, stage, optimizer=rule, steps=25)
+        together = generate(robust, samples[:10], stage, optimizer=rule, steps=20)
         for chosen in (slice(7, 8), slice(2, 5)):
-            apart = generate(robust, samples[chosen], stage, optimizer=rule, steps=25)
+            apart = generate(robust, samples[chosen], stage, optimizer=rule, steps=20)
             torch.testing.assert_close(apart.loss, together.loss[:, chosen], atol=1e-5, rtol=0)
             torch.testing.assert_close(apart.images, together.images[chosen], atol=1e-5, rtol=0)
 
@@ -199,7 +199,7 @@ def test_resuming_another_call_is_refused(samples, small):
 
 def test_bfloat16_matches_coarsely_and_is_judged_in_float32(samples, robust):
     null = null_distribution(robust, "group2", samples)
-    exact, coarse = (generate(robust, samples[:4], "group2", optimizer="adam", steps=60, precision=precision)
+    exact, coarse = (generate(robust, samples[:2], "group2", optimizer="adam", steps=60, precision=precision)
                      for precision in ("float32", "bfloat16"))
     torch.testing.assert_close(coarse.loss[0], exact.loss[0], atol=0.02, rtol=0)
     tables = [judge(robust, "group2", metamers, null) for metamers in (exact, coarse)]

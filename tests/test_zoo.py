@@ -148,21 +148,21 @@ def test_architectures_share_their_stages(architecture):
 @needs_archive
 @pytest.mark.parametrize("name", list_models("zoo/*"))
 def test_cards_tell_the_truth(name):
-    model, images = load_model(name), test_images(500)
-    correct = round(training.accuracy(model, images) * 500)
-    low, high = stats.binom.interval(0.999, 500, model.card["test_accuracy"])
+    model, images = load_model(name), test_images(200)
+    correct = round(training.accuracy(model, images) * 200)
+    low, high = stats.binom.interval(0.999, 200, model.card["test_accuracy"])
     assert low <= correct <= high
 
 
 @pytest.fixture
 def right(samples):
-    """The bundled images that a model classifies correctly."""
-    return lambda model: samples[model(samples.images).argmax(1) == samples.labels]
+    """Ten bundled images that a model classifies correctly."""
+    return lambda model: samples[model(samples.images).argmax(1) == samples.labels][:10]
 
 
 @pytest.mark.parametrize("name", list_models("zoo/*"))
 def test_metamers_pass_the_criterion_at_every_stage(name, right):
-    """Within 200 evaluations, for all but at most one of the bundled images that the model classifies correctly."""
+    """Within 200 evaluations, for all but at most one of ten images that the model classifies correctly."""
     model = load_model(name)
     for stage in model.stages:
         null, images = load_null(model, stage), right(model)
@@ -184,7 +184,7 @@ def test_the_default_needs_a_third_of_the_evaluations_of_the_published_procedure
 @needs_archive
 @pytest.mark.parametrize("name", ["zoo/resnet-robust-0", "zoo/vgg-robust-0"])
 def test_metamers_of_further_images_pass_where_it_is_hardest(name):
-    """At the pooled features, where unrelated images rank most alike; 36 of 40 allows for chance."""
-    model, images = load_model(name), test_images(40)
+    """At the pooled features, where unrelated images rank most alike; 18 of 20 allows for chance."""
+    model, images = load_model(name), test_images(20)
     null = load_null(model, "features")
-    assert judge(model, "features", generate(model, images, "features", steps=200, stop=null), null)["passed"].sum() >= 36
+    assert judge(model, "features", generate(model, images, "features", steps=200, stop=null), null)["passed"].sum() >= 18
