@@ -142,7 +142,7 @@ def lbfgs(images, gradient, loss, state, step, steps, *, history=20, first_step=
     triangle = torch.where(used[:, :, None] & used[:, None, :], triangle, torch.eye(history, device=point.device))
 
     def along(pairs, x):
-        return torch.where(used, _products(pairs, x[:, :, None]).squeeze(2).gather(1, order), 0)
+        return torch.where(used, _products(x[:, None], pairs.mT).squeeze(1).gather(1, order), 0)
 
     def combined(pairs, shares):
         return _products(torch.zeros_like(shares).scatter(1, order, shares)[:, None], pairs).squeeze(1)
@@ -255,7 +255,7 @@ def _norm(x):
 
 def _products(a, b):
     """Matrix products, one for each image. A lone one is computed twice: torch's kernel for it would round differently."""
-    return torch.bmm(torch.cat([a, a]), torch.cat([b, b]))[:1] if len(a) == 1 else torch.bmm(a, b)
+    return torch.bmm(a.expand(2, -1, -1), b.expand(2, -1, -1))[:1] if len(a) == 1 else torch.bmm(a, b)
 
 
 def _dot(a, b):
