@@ -44,7 +44,7 @@ def detection(positive, negative, *, resamples=1000, seed=0):
         seed: of the resamples.
 
     Returns:
-        dict with `auroc`, `aupr` (average precision with the positives as what is looked for), their `_low` and `_high`; `base`, the
+        dict with `auroc`, `aupr` (average precision, positives being what is looked for), their `_low` and `_high`; `base`, the
         share of positives, which is the AUPR of a score without information; the numbers `positives` and `negatives`. NaN
         where a set is empty.
     """

@@ -16,9 +16,9 @@ from metalib.priors import total_variation
 def spectral_slope(images):
     """Slope (B,) of log power against log frequency of images (B, 3, H, W): about -2 for photographs, 0 for white noise.
 
-    Field 1987 (doi:10.1364/JOSAA.4.002379). Power is summed over colours and averaged over the orientations of each whole number of
-    cycles per image up to the highest that all orientations have, under a Hann window, since images do not continue at their border.
-    Image of one colour: NaN.
+    Field 1987 (doi:10.1364/JOSAA.4.002379). Power is summed over colours and averaged over all orientations, for each whole number
+    of cycles per image from 2 to the highest that all orientations have. A Hann window hides that images do not go on at their
+    border. NaN for an image of one colour.
     """
     images = images.double()
     height, width = images.shape[-2:]
@@ -27,7 +27,7 @@ def spectral_slope(images):
     centred = images - (images * window).sum((2, 3), keepdim=True)
     power = torch.fft.fft2(centred * window).abs().square().sum(1)
     frequency = torch.hypot(torch.fft.fftfreq(height)[:, None] * height, torch.fft.fftfreq(width)[None, :] * width).round().long()
-    rings = torch.arange(2, min(height, width) // 2 + 1)  # the window leaks the mean into the lowest
+    rings = torch.arange(2, min(height, width) // 2 + 1)  # the window spreads the lowest
     means = torch.stack([power[:, frequency == ring].mean(1) for ring in rings], dim=1).log()
     x = rings.double().log()
     x = x - x.mean()

@@ -45,29 +45,27 @@ def test_what_is_lowered_is_the_published_objective_and_its_gradient():
 def test_inversion_ends_where_scipy_does_on_the_published_objective():
     torch.manual_seed(1)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 20), torch.nn.Softplus(), torch.nn.Identity())
-    references = (torch.rand(2, 3, 4, 4) * 255).round() / 255
+    references = (torch.rand(1, 3, 4, 4) * 255).round() / 255
     model = wrap_model(network, stages=["2"], input_size=4)
     made = generate(model, references, "2", prior="natural", prior_options={"weight": 0.03}, steps=100)
     network.double()
 
-    def objective(vector, row):
+    def objective(vector):
         x = torch.from_numpy(vector).view(3, 4, 4).requires_grad_()
-        value = published_objective(lambda z: network(z[None])[0], x, references[row].double(), 0.03)[1]
+        value = published_objective(lambda z: network(z[None])[0], x, references[0].double(), 0.03)[1]
         return value.item(), torch.autograd.grad(value, x)[0].flatten().numpy()
 
-    for row in range(2):
-        theirs = optimize.minimize(objective, np.full(48, 0.5), args=(row,), jac=True, method="L-BFGS-B", bounds=[(0, 1)] * 48,
-                                   options={"ftol": 1e-12, "gtol": 1e-8})
-        ours = made.images[row].double().flatten().numpy()
-        np.testing.assert_allclose(ours, theirs.x, atol=0.003)  # half a step of 8 bits, and a flat valley
-        penalty = PRIORS["natural"](made.images, **made.recipe["prior_options"])[row].item()
-        assert made.loss[-1, row].item() ** 2 + penalty == pytest.approx(theirs.fun, rel=0.04)  # 8 bits cost that
+    theirs = optimize.minimize(objective, np.full(48, 0.5), jac=True, method="L-BFGS-B", bounds=[(0, 1)] * 48,
+                               options={"ftol": 1e-10, "gtol": 1e-6})
+    np.testing.assert_allclose(made.images.double().flatten(), theirs.x, atol=0.003)  # half a step of 8 bits, and a flat valley
+    penalty = PRIORS["natural"](made.images, **made.recipe["prior_options"]).item()
+    assert made.loss[-1].item() ** 2 + penalty == pytest.approx(theirs.fun, rel=0.04)  # 8 bits cost that
 
 
 def test_penalties_of_closed_forms():
     ramp = torch.arange(8).view(1, 1, 1, 8).expand(2, 3, 8, 8) / 10
     plain = {"weight": 1, "scale": 1}
-    torch.testing.assert_close(PRIORS["total_variation"](ramp, **plain, beta=1), torch.full((2,), 3 * 0.1 * 7 / 8), rtol=1e-4, atol=0)
+    torch.testing.assert_close(PRIORS["total_variation"](ramp, **plain, beta=1), torch.full((2,), 3 * 0.1 * 7 / 8))
     torch.testing.assert_close(PRIORS["total_variation"](ramp.mT, **plain), torch.full((2,), 3 * 0.01 * 7 / 8))
     flat = torch.full((1, 3, 4, 4), 0.5) + torch.tensor([0.3, 0, -0.4]).view(1, 3, 1, 1)
     assert PRIORS["total_variation"](flat).item() == pytest.approx(0, abs=1e-10)

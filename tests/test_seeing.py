@@ -44,7 +44,7 @@ def test_maps_of_differences_add_up_to_the_squared_loss(samples, small):
     inside = samples.images[:1].clone()
     inside[..., :4, :4] = 1 - inside[..., :4, :4]
     places = difference_maps(small, "0", samples.images[:1], inside)[1][0]
-    assert places[:5, :5].sum() > 0 and places[5:].sum() == places[:, 5:].sum() == 0  # where it was changed, with the kernel's reach
+    assert places[:5, :5].sum() > 0 and places[5:].sum() == places[:, 5:].sum() == 0  # where it was changed
 
 
 def test_planes_keep_distances_that_a_plane_can_keep():
@@ -78,15 +78,15 @@ def test_areas_equal_those_of_scikit_learn_with_ties_and_weights():
 
 @pytest.mark.parametrize("share", [0.0, 0.9])
 def test_intervals_hold_the_truth_with_and_without_clusters(share):
-    """Thirty references of three images each, which share a part of their score: the 95 % interval holds the truth in nine of ten."""
+    """Thirty references of three images each, which share a part of their score; nominally 95 of 100 intervals hold the truth."""
     random, holds = np.random.default_rng(1), 0
     truth = 0.7602499389065233  # of normal scores one standard deviation apart
     index = np.repeat(np.arange(30), 3)
-    for _ in range(200):
+    for _ in range(100):
         first, second = (share ** 0.5 * random.normal(size=30)[index] + (1 - share) ** 0.5 * random.normal(size=90) for _ in "ab")
-        found = detection(pd.Series(first + 1, index), pd.Series(second, index), resamples=300)
+        found = detection(pd.Series(first + 1, index), pd.Series(second, index), resamples=200)
         holds += found["auroc_low"] <= truth <= found["auroc_high"]
-    assert 180 <= holds < 200
+    assert 88 <= holds
 
 
 def test_perfect_separation_and_empty_sets_are_told():
@@ -100,5 +100,5 @@ def test_perfect_separation_and_empty_sets_are_told():
 def test_scores_of_known_logits(samples, small):
     table, logits = scores(small, samples, batch_size=7), small(samples.images).double()
     assert list(table) == [*SCORES, "answer"] and (table["answer"].to_numpy() == logits.argmax(1).numpy()).all()
-    np.testing.assert_allclose(table["msp"], np.exp(logits - np.log(np.exp(logits).sum(1, keepdims=True))).max(1).values)
+    np.testing.assert_allclose(table["msp"], logits.exp().amax(1) / logits.exp().sum(1))
     np.testing.assert_allclose(table["energy"] - table["max_logit"], -np.log(table["msp"]), atol=1e-9)  # by their definitions
