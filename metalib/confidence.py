@@ -32,11 +32,11 @@ def scores(model, images, *, batch_size=500):
 def detection(positive, negative, *, resamples=1000, seed=0):
     """How well a score tells two sets of images apart: areas under the ROC and precision-recall curves, by scikit-learn.
 
-    Images that stem from one reference are not independent. They are resampled together: the index of both Series names the
-    reference that an image stems from, or the image itself. Intervals are 95 % percentiles of such resamples. Where no
-    resample differs, as after perfect separation, they would have no width: then that of the AUROC is Clopper and
-    Pearson's for as many independent pairs as the smaller set has references, since the variance of an AUROC is at most
-    that of a share of so many (Birnbaum & Klose 1957, doi:10.1214/aoms/1177706787), and that of the AUPR is missing.
+    As in Hendrycks & Gimpel 2017 (arXiv:1610.02136, section 2). Images that stem from one reference are not independent and are
+    resampled together: the index of both Series names the reference that an image stems from, or the image itself. Intervals
+    are 95 % percentiles of such resamples. After perfect separation all resamples agree, and the interval would have no width: then
+    that of the AUROC is Clopper and Pearson's for a share of as many pairs as the smaller set has references, whose variance is
+    not smaller, and that of the AUPR is missing.
 
     Args:
         positive, negative: Series of scores; a positive is expected to have the larger one.

@@ -56,7 +56,7 @@ def test_notebooks_are_committed_as_executed(path):
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert "papermill" not in chapter.metadata and not any("execution" in cell.metadata for cell in chapter.cells)
-    figures = [cell for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)]
+    figures = [cell for cell in code if any({"image/png", "image/jpeg"} & set(output.get("data", {})) for output in cell.outputs)]
     assert figures and all(cell.metadata["mystnb"]["figure"]["caption"] for cell in figures)
 
 
