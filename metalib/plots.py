@@ -466,7 +466,8 @@ def displacements(references, ends, others=(), *, ax=None):
     for (label, points), color in zip(ends.items(), sns.color_palette("colorblind", len(ends))):
         ax.quiver(*np.transpose(references), *np.transpose(points - references), color=color, angles="xy", scale_units="xy",
                   scale=1, width=0.009, headwidth=4, zorder=3)
-        ax.plot(*np.transpose(points), ".", color=color, markersize=3, label=f"to {label}", zorder=3)
+        ax.plot(*np.transpose(points), ".", color=color, markersize=3, zorder=3)
+        ax.plot([], [], color=color, marker=r"$\rightarrow$", markersize=16, linestyle="none", label=f"to {label}")
     ax.plot(*np.transpose(references), "o", color="black", markersize=4, label="references", zorder=4)
     ax.set(aspect="equal", xticks=[], yticks=[])
     ax.set_adjustable("datalim")

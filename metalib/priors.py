@@ -9,7 +9,7 @@ which is the objective of Mahendran & Vedaldi divided by their constant C: L ** 
 `PRIORS[name](metamers.images, **metamers.recipe["prior_options"])` gives what the prior adds for a result.
 
 To add one, write such a function and name it here. The weight of `natural` is that with which inversions of logits of two bundled
-networks came nearest to photographs in variation and spectrum, see the book's methods; larger images may want another.
+networks came nearest to photographs in variation and spectrum, see the book's methods; other stages want more.
 """
 BOUND = 80 / 255  # the typical distance of a pixel from mid-grey, B of Mahendran & Vedaldi 2016, in units of pixels in [0, 1]
 VARIATION = BOUND / 6.5  # the typical difference of neighbouring pixels, their V
