@@ -412,7 +412,7 @@ def heat_maps(maps, rows, columns=(), *, label, high=None, ax=None):
     """A grid of maps of one quantity over the places of an image, enlarged without smoothing, with one scale of colours from 0.
 
     Args:
-        maps: a list of R arrays (C, H, W), square; H may differ between rows.
+        maps: a list of R arrays (C, H, H); in each row H is the largest of all or a whole fraction of it.
         rows, columns: labels of the R rows and, above, of the C columns (or none).
         label: what is shown, with its unit.
         high: the end of the scale, where there are larger values too; None takes the largest.
