@@ -39,7 +39,7 @@ book/full/%.ipynb: notebooks/profiles/$(PROFILE)/%.yml | .venv/ready
 	$(BIN)/jupyter nbconvert --to notebook --inplace --ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', 'language_info'}" \
 		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags', 'mystnb'}" .cache/full/$*.ipynb
-	sed 's#(../book/#(../#g' .cache/full/$*.ipynb > $@
+	sed -e 's#(../book/#(../#g' -e 's#(\([0-9][0-9]_[a-z_]*\.ipynb\)#(../../notebooks/\1#g' .cache/full/$*.ipynb > $@
 
 picture: .venv/ready  ## draw the README's picture
 	$(BIN)/python book/picture.py

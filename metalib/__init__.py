@@ -1,5 +1,5 @@
 """Model metamers: images that differ from a reference but evoke the same activations at a stage of a network."""
-from metalib import classes, combinations, crossed, external, metrics, nulls, optimizers, representation, starts, store, zoo
+from metalib import classes, combinations, crossed, external, metrics, nulls, optimizers, priors, representation, starts, store, zoo
 from metalib.conformance import check_model
 from metalib.data import ImageSet, load_images
 from metalib.generate import Metamers, generate
@@ -11,5 +11,5 @@ from metalib.version import __version__
 
 __all__ = ["ImageSet", "Metamers", "Model", "NullDistribution", "Responses", "__version__", "check_model", "classes",
            "combinations", "crossed", "external", "generate", "judge", "list_models", "load_images", "load_model", "load_null",
-           "metrics", "null_distribution", "nulls", "optimizers", "representation", "representation_test", "starts", "store",
-           "transfer_study", "wrap_model", "zoo"]
+           "metrics", "null_distribution", "nulls", "optimizers", "priors", "representation", "representation_test", "starts",
+           "store", "transfer_study", "wrap_model", "zoo"]

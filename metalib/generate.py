@@ -18,9 +18,10 @@ from metalib.combinations import COMBINATIONS
 from metalib.data import ImageSet, pixels, to_8_bits
 from metalib.models import Model
 from metalib.nulls import NullDistribution
-from metalib.optimizers import OPTIMIZERS
+from metalib.optimizers import LINE_SEARCHES, OPTIMIZERS
+from metalib.priors import PRIORS
 from metalib.progress import bar
-from metalib.starts import STARTS, start_images
+from metalib.starts import STARTS, image_generator, start_images
 from metalib.version import __version__
 
 
@@ -70,14 +71,18 @@ class Metamers:
 
 
 def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", optimizer_options=None, start="noise",
-             start_options=None, steps=200, seed=0, stop=None, check_every=5, combine="worst", identity_relu=True,
-             precision="float32", batch_size=128, exact_batches=True, device=None, sequential=False, progress=None, pause=None,
-             resume=None):
+             start_options=None, prior=None, prior_options=None, jitter=0, steps=200, seed=0, stop=None, check_every=5,
+             combine="worst", identity_relu=True, precision="float32", batch_size=128, exact_batches=True, device=None,
+             sequential=False, progress=None, pause=None, resume=None):
     """Make metamers: change starting images until the activations at a stage equal those of the references.
 
     The loss of an image is the Euclidean norm of the difference of its activations from those of its reference, divided by the
     norm of the latter (Feather et al. 2023, doi:10.1038/s41593-023-01442-0, Methods). Every image has its own state and stops by
     itself, so that its result does not depend on the others in the batch.
+
+    With a prior it inverts a representation: of the images with these activations it looks for a natural one. What is lowered then
+    is the sum of the squared loss and the prior (Mahendran & Vedaldi 2016, doi:10.1007/s11263-016-0911-8); update rules are given
+    its root and the gradient of that. `Metamers.loss` stays the loss without the prior; its square is their normalised error.
 
     With several models an image is made for all of them at once, and a gradient evaluation is one of every model. Models are
     visited one after the other, at the memory of one; each may live on a device of its own. Where `torch.distributed` is
@@ -92,8 +97,13 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
         optimizer_options: keywords for it, such as {"learning_rate": 0.02}.
         start: a name in `metalib.starts.STARTS`, or a tensor (B, 3, H, W) in [0, 1].
         start_options: keywords for it, such as {"fraction": 0.3} for "blend".
+        prior: a name in `metalib.priors.PRIORS`, or None.
+        prior_options: keywords for it, such as {"weight": 0.01}.
+        jitter: each evaluation sees the image shifted by up to so many pixels in either direction, at random, its border repeated:
+            an image that must match so has fewer artefacts of the network's grid (Mahendran & Vedaldi 2016). The loss
+            is that of the shifted image. Not for rules with a line search.
         steps: the number of gradient evaluations per image, at most.
-        seed: with a reference's pixels, this fixes its starting image.
+        seed: with a reference's pixels, this fixes its starting image and jitter.
         stop: a NullDistribution (with several models a list): an image is done as soon as it, rounded to 8 bits, passes the
             criterion, which is looked at every `check_every` evaluations. None does all steps.
         check_every: how many evaluations apart images that are done leave the batch.
@@ -115,8 +125,8 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
         Metamers, on the CPU. An interrupt (Ctrl-C) ends the loop and returns what is done so far.
 
     Raises:
-        ValueError: unknown stage, optimizer or start, a null of another model or stage, images that a model cannot take, or
-            `resume` of another call.
+        ValueError: unknown stage, optimizer, start or prior, jitter in a line search, a null of another model or stage, images that
+            a model cannot take, or `resume` of another call.
 
     Example:
         >>> from metalib import generate, load_images, load_model
@@ -149,12 +159,19 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
             models[k].to(device)
     if len(models) == 1:
         batch_size = min(batch_size, -(-len(references) // ranks))
+    if prior is not None and prior not in PRIORS:
+        raise ValueError(f"unknown prior {prior!r}; choose one of {', '.join(PRIORS)}, or None")
+    prior_options = _all_options(PRIORS[prior], prior, prior_options or {}) if prior else {}
     rule, rule_name, rule_options = _rule(optimizer, optimizer_options or {})
+    if jitter < 0 or jitter and getattr(rule, "func", rule) in LINE_SEARCHES:
+        raise ValueError("jitter must be 0 or more pixels, and a line search cannot compare what is seen shifted; "
+                         "with jitter choose another rule, such as optimizer='adam'")
     starts, start_options = _starts(start, start_options or {}, images, seed)
     recipe = {
         "models": [model.name for model in models], "stages": stages,
         "optimizer": rule_name, "optimizer_options": rule_options,
         "start": start if isinstance(start, str) else "given", "start_options": start_options,
+        "prior": prior, "prior_options": prior_options, "jitter": jitter,
         "steps": steps, "seed": seed, "stop": [null.describe() for null in stops], "check_every": check_every,
         "combine": combine, "identity_relu": identity_relu, "precision": precision, "batch_size": batch_size,
         "exact_batches": exact_batches, "device": str(device or models[mine[0]].device), "ranks": ranks,
@@ -166,6 +183,7 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
     members = [Member(k, models[k], stages[k], stops[k] if stops else None) for k in mine]
     loop = functools.partial(_optimise, members, len(models), device=torch.device(device or models[mine[0]].device),
                              rule=functools.partial(rule, **rule_options), steps=steps, check_every=check_every,
+                             prior=functools.partial(PRIORS[prior], **prior_options) if prior else None, jitter=jitter, seed=seed,
                              combine=COMBINATIONS[combine], identity_relu=identity_relu, precision=precision, sequential=sequential,
                              filled=_filled if exact_batches else lambda images, _shape: images, pause=pause,
                              progress=progress if rank == 0 else False)
@@ -202,13 +220,15 @@ class Member(NamedTuple):
     null: NullDistribution | None
 
 
-def _optimise(members, count_members, references, starts, before, *, device, rule, steps, check_every, combine, identity_relu,
-              precision, sequential, filled, pause, progress):
+def _optimise(members, count_members, references, starts, before, *, device, rule, steps, check_every, combine, prior, jitter, seed,
+              identity_relu, precision, sequential, filled, pause, progress):
     """Optimise one batch. Images that are done leave it; on a GPU nothing is read back between two checks.
 
     `members` are those of this rank, of `count_members` of all ranks. `before` is where to begin. `position` is where the loop
     stands; it changes as a whole, after each step, so that an interrupt never falls in between.
     """
+    shifts = jitter and torch.stack([torch.randint(2 * jitter + 1, (steps, 2), generator=image_generator(reference, seed))
+                                     for reference in references]).to(device)
     references, starts = references.to(device), starts.to(device)
     count = len(starts)
     finished, history, by_member, evaluations = (
@@ -230,13 +250,14 @@ def _optimise(members, count_members, references, starts, before, *, device, rul
                 exact[number] = target if precision == "float32" else model.activations(seen, stage)
                 labels[number] = model.answer(seen)
 
-    def objective(images, here):
+    def objective(images, here, step):
         losses, gradients = [], []
         for member in members:
             model, stage, target = member.model, member.stage, targets[member.number]
             with visited(model) as there, _arithmetic(precision, there):
                 pixels = images.detach().to(there).requires_grad_()
-                activations = model.unchecked_activations(filled(pixels, model.shapes[stage]), stage, identity_relu)
+                shown = _shifted(pixels, shifts[here, step].to(there), jitter) if jitter else pixels
+                activations = model.unchecked_activations(filled(shown, model.shapes[stage]), stage, identity_relu)
                 target = target if len(here) == count else target[here.to(there)]
                 loss = (torch.linalg.vector_norm(activations[:len(pixels)] - target, dim=1)
                         / torch.linalg.vector_norm(target, dim=1))
@@ -268,9 +289,10 @@ def _optimise(members, count_members, references, starts, before, *, device, rul
             while len(position["here"]) and position["step"] < until:
                 step, images, state, here, fine = position.values()
                 state = dict(state)
-                losses, loss, gradient = objective(images, here)
+                losses, loss, gradient = objective(images, here, step)
                 fine = fine & loss.isfinite() & gradient.flatten(1).isfinite().all(1)
-                new = rule(images, gradient, loss, state, step, steps).clamp(0, 1)
+                total, slope = _with_prior(prior, images, loss, gradient) if prior else (loss, gradient)
+                new = rule(images, slope, total, state, step, steps).clamp(0, 1)
                 images = torch.where(fine.view(-1, 1, 1, 1), new, images)
                 history[step, here], by_member[step][:, here] = loss, losses
                 evaluations[here] = torch.where(fine, step + 1, evaluations[here])
@@ -301,6 +323,26 @@ def _optimise(members, count_members, references, starts, before, *, device, rul
         position = {}
     return Metamers(to_8_bits(finished).cpu(), references=None, loss=history.cpu(), member_loss=by_member.cpu(),
                     evaluations=evaluations.cpu(), status=tuple(status), unfinished=_moved(position, "cpu"))
+
+
+def _with_prior(prior, images, loss, gradient):
+    """The root of the sum of the squared loss and the prior (B,), and its gradient (B, 3, H, W)."""
+    pixels = images.detach().requires_grad_()
+    penalty = prior(pixels)
+    slope, = torch.autograd.grad(penalty.sum(), pixels)
+    total = (loss.square() + penalty.detach()).sqrt().clamp_min(1e-30)
+    each = (-1, 1, 1, 1)
+    return total, (loss.view(each) * gradient + slope / 2) / total.view(each)
+
+
+def _shifted(images, shifts, jitter):
+    """Images seen through a window that is shifted by shifts (B, 2), from 0 to 2 `jitter`, over their repeated borders."""
+    height, width = images.shape[-2:]
+    rows, columns = (shifts[:, k, None] + torch.arange(side, device=images.device) - jitter
+                     for k, side in enumerate((height, width)))
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    moved = images.movedim(1, -1)[each, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
+    return moved.movedim(-1, 1)
 
 
 def process_rank():

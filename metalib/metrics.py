@@ -127,15 +127,6 @@ def debiased_cka(x, y):
     return _cosine(u_centred(x @ x.T), u_centred(y @ y.T))
 
 
-def auroc(values, null):
-    """Area under the receiver operating characteristic (...) of values (..., k) against a null (..., m).
-
-    The share of pairs in which the value is the larger, ties counted half; NaN without any. For unbounded scores too.
-    """
-    difference = values.unsqueeze(-1) - null.unsqueeze(-2)
-    return ((difference > 0).double() + 0.5 * (difference == 0)).flatten(-2).mean(-1)
-
-
 def _rounding(x):
     """What a difference of sums of such numbers may be by rounding alone."""
     return 8 * torch.finfo(x.dtype).eps * x.abs().max().item()

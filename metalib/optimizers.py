@@ -194,6 +194,7 @@ OPTIMIZERS = {
     "lbfgs": lbfgs,
     "spectral_lbfgs": partial(lbfgs, exponent=0.5),
 }
+LINE_SEARCHES = (lbfgs, conjugate_gradient)  # they compare losses of different evaluations
 
 
 def _line_search(images, gradient, loss, state, step, first_step, flat=math.inf, sufficient=1e-4):

@@ -406,3 +406,90 @@ def power_curves(rates, *, level=0.05, ax=None):
         ax.axhline(height, color="0.6", linewidth=0.8, linestyle=style, zorder=0)
     ax.set(xlabel="planted similarity of metamer and reference", ylabel="share of experiments rejected", ylim=(-0.02, 1.02))
     return ax
+
+
+def heat_maps(maps, rows, columns=(), *, label, high=None, ax=None):
+    """A grid of maps of one quantity over the places of an image, enlarged without smoothing, with one scale of colours from 0.
+
+    Args:
+        maps: a list of R arrays (C, H, H); in each row H is the largest of all or a whole fraction of it.
+        rows, columns: labels of the R rows and, above, of the C columns (or none).
+        label: what is shown, with its unit.
+        high: the end of the scale, where there are larger values too; None takes the largest.
+    """
+    ax = ax or plt.gca()
+    side = max(len(row[0]) for row in maps)
+    gap = max(1, side // 16)
+    canvas = np.full((len(maps) * (side + gap) - gap, len(maps[0]) * (side + gap) - gap), np.nan)
+    for down, row in enumerate(maps):
+        for across, values in enumerate(np.asarray(row)):
+            top, left = down * (side + gap), across * (side + gap)
+            canvas[top:top + side, left:left + side] = values.repeat(side // len(values), 0).repeat(side // len(values), 1)
+    image = ax.imshow(canvas, cmap="cividis", vmin=0, vmax=high)
+    ax.set_yticks([row * (side + gap) + side / 2 for row in range(len(maps))], rows)
+    ax.set_xticks([column * (side + gap) + side / 2 for column in range(len(columns))], columns)
+    ax.tick_params(length=0, labeltop=True, labelbottom=False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    plt.colorbar(image, ax=ax, label=label, extend="max" if high is not None else "neither", fraction=0.03, pad=0.02)
+    return ax
+
+
+def concentration(channels, *, ax=None):
+    """How few channels hold a difference: its share in the channels that differ most, against their share of all channels.
+
+    Args:
+        channels: a dict from labels to arrays (B, C) of squared differences; the mean curve over images is drawn.
+    """
+    ax = ax or plt.gca()
+    for (name, values), style in zip(channels.items(), ("-", "--", "-.", ":", "-", "--")):
+        values = np.sort(np.asarray(values, dtype=float), axis=1)[:, ::-1]
+        shares = np.cumsum(values, axis=1) / values.sum(1, keepdims=True)
+        ax.plot(np.arange(values.shape[1] + 1) / values.shape[1], np.append(0, shares.mean(0)), style, label=name)
+    ax.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
+    ax.set(xlabel="share of channels, those that differ most first", ylabel="share of the squared difference", xlim=(0, 1),
+           ylim=(0, 1.02))
+    return ax
+
+
+def displacements(references, ends, others=(), *, ax=None):
+    """Stimuli as points in a plane, with arrows from each reference to what was made of it.
+
+    Args:
+        references: (n, 2) coordinates, black points.
+        ends: a dict from labels to (n, 2) coordinates, the heads of one colour of arrows each.
+        others: (m, 2) coordinates of stimuli that nothing was made of, grey points.
+    """
+    ax = ax or plt.gca()
+    if len(others):
+        ax.plot(*np.transpose(others), "o", color="0.8", markersize=4, label="other photographs", zorder=1)
+    for (label, points), color in zip(ends.items(), sns.color_palette("colorblind", len(ends))):
+        ax.quiver(*np.transpose(references), *np.transpose(points - references), color=color, angles="xy", scale_units="xy",
+                  scale=1, width=0.009, headwidth=4, zorder=3)
+        ax.plot(*np.transpose(points), ".", color=color, markersize=3, zorder=3)
+        ax.plot([], [], color=color, marker=r"$\rightarrow$", markersize=16, linestyle="none", label=f"to {label}")
+    ax.plot(*np.transpose(references), "o", color="black", markersize=4, label="references", zorder=4)
+    ax.set(aspect="equal", xticks=[], yticks=[])
+    ax.set_adjustable("datalim")
+    return ax
+
+
+def against_natural(table, value, natural=None, *, by, ax=None):
+    """Medians and quartiles of a statistic of images by stage, beside the range of photographs.
+
+    Args:
+        table: a row per image with the columns `stage` (drawn in order), `by` (told apart by colour and marker) and `value`.
+        natural: the values of photographs, if they have any; their quartiles and their range from 5 to 95 % are shaded.
+    """
+    ax = ax or plt.gca()
+    for low, high, shade in ((0.05, 0.95, "0.93"), (0.25, 0.75, "0.85")) if natural is not None else ():
+        ax.axhspan(*np.quantile(natural, [low, high]), color=shade, zorder=0)
+    stages, kinds = table["stage"].unique(), table[by].unique()
+    for number, (kind, color, marker) in enumerate(zip(kinds, sns.color_palette("colorblind", len(kinds)), "os^D")):
+        groups = table[table[by] == kind].groupby("stage")[value]
+        low, middle, high = (groups.quantile(q).loc[stages].to_numpy() for q in (0.25, 0.5, 0.75))
+        x = np.arange(len(stages)) + 0.15 * (number - (len(kinds) - 1) / 2)
+        ax.errorbar(x, middle, yerr=(middle - low, high - middle), fmt=f"{marker}-", color=color, markersize=5, linewidth=1.2,
+                    label=kind)
+    ax.set_xticks(range(len(stages)), stages, rotation=30, ha="right")
+    return ax

@@ -56,7 +56,7 @@ def test_notebooks_are_committed_as_executed(path):
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert "papermill" not in chapter.metadata and not any("execution" in cell.metadata for cell in chapter.cells)
-    figures = [cell for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)]
+    figures = [cell for cell in code if any({"image/png", "image/jpeg"} & set(output.get("data", {})) for output in cell.outputs)]
     assert figures and all(cell.metadata["mystnb"]["figure"]["caption"] for cell in figures)
 
 
@@ -112,15 +112,15 @@ def test_no_tracked_file_names_a_path_of_a_machine():
 
 
 def test_importing_metalib_is_light():
-    heavy = ["matplotlib", "robustbench", "timm", "huggingface_hub", "foolbox", "IPython", "seaborn"]
+    heavy = ["matplotlib", "sklearn", "skimage", "robustbench", "timm", "huggingface_hub", "foolbox", "IPython", "seaborn"]
     code = f"import sys, metalib; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_modules_import_downwards_only():
     order = ["version", "classes", "metrics", "crossed", "data", "progress", "stages", "models", "conformance", "external", "zoo",
-             "spectra", "starts", "optimizers", "combinations", "nulls", "generate", "store", "run", "representation",
-             "transfer", "plots"]
+             "spectra", "priors", "starts", "optimizers", "combinations", "nulls", "generate", "store", "run", "representation",
+             "transfer", "confidence", "seeing", "plots"]
     assert {path.stem for path in (ROOT / "metalib").glob("*.py")} | {"zoo"} == {*order, "__init__"}
     for name in order:
         path = ROOT / "metalib" / (f"{name}.py" if name != "zoo" else "zoo/__init__.py")
