@@ -1,0 +1,75 @@
+"""Notebooks as functions of their parameters: checked, executed by papermill, and read back.
+
+    execute("notebooks/04_transfer_study.ipynb", "result.ipynb", {"n_images": 10})
+    numbers = glued(nbformat.read("result.ipynb", as_version=4))      # what the notebook glued, by name
+"""
+import ast
+import os
+import re
+from pathlib import Path
+
+GLUED = "application/papermill.record/text/plain"
+KEPT = {"preserve_nb_metadata_mask": {"kernelspec", "language_info"}, "preserve_cell_metadata_mask": {"tags", "mystnb"}}
+
+
+def check_parameters(notebook, parameters):
+    """Raise a ValueError that lists the right names unless the notebook's parameters cell has all these (papermill would only log)."""
+    import papermill
+    known = papermill.inspect_notebook(str(notebook))
+    if unknown := sorted(set(parameters) - set(known)):
+        raise ValueError(f"{notebook} has no parameter {', '.join(unknown)}; its parameters are {', '.join(known)}")
+
+
+def execute(notebook, output, parameters, *, progress=False):
+    """Execute a notebook with other parameters than its own, and write what came of it, also of a failure.
+
+    Args:
+        notebook: path of a notebook with a cell tagged `parameters`.
+        output: path of the executed notebook, in a folder that is there.
+        parameters: a dict of plain values.
+        progress: show papermill's bar over the cells.
+
+    Raises:
+        ValueError: parameters that the notebook does not have. Nothing is executed then.
+        papermill.PapermillExecutionError: a cell failed; `output` shows where.
+    """
+    import papermill
+    from traitlets.config import Config
+    check_parameters(notebook, parameters)
+    sockets = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})  # kernels do not race for ports
+    papermill.execute_notebook(str(notebook), str(output), parameters, progress_bar=progress, config=sockets,
+                               request_save_on_cell_execute=False, autosave_cell_every=0)
+
+
+def glued(executed):
+    """The values that an executed notebook glued, by name: numbers and text as such, anything else as its text."""
+    data = [output for cell in executed.cells for output in cell.get("outputs", []) if GLUED in output.get("data", {})]
+    return {output.metadata["scrapbook"]["name"].removeprefix(GLUED.removesuffix("text/plain")): _value(output.data[GLUED])
+            for output in data}
+
+
+def _value(text):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def cleaned(executed):
+    """An executed notebook without what differs from run to run: times, papermill's notes, warnings, paths of this machine."""
+    from nbconvert.preprocessors import ClearMetadataPreprocessor
+    executed, _ = ClearMetadataPreprocessor(enabled=True, **KEPT).preprocess(executed, {})
+    for cell in executed.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [_without_paths(output) for output in cell.outputs if output.get("name") != "stderr"]
+    return executed
+
+
+def _without_paths(output):
+    paths = re.compile("|".join(re.escape(f"{path}{os.sep}") for path in (Path.cwd(), Path.home())))
+    if "text" in output:
+        output.text = paths.sub("", output.text)
+    for kind, text in output.get("data", {}).items():
+        if isinstance(text, str) and kind.startswith("text/"):
+            output.data[kind] = paths.sub("", text)
+    return output
