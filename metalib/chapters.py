@@ -13,7 +13,7 @@ KEPT = {"preserve_nb_metadata_mask": {"kernelspec", "language_info"}, "preserve_
 
 
 def check_parameters(notebook, parameters):
-    """Raise a ValueError that lists the right names unless the notebook's parameters cell has all these (papermill would only log)."""
+    """Raise a ValueError that lists the right names where a notebook's parameters cell lacks one (papermill only logs it)."""
     import papermill
     known = papermill.inspect_notebook(str(notebook))
     if unknown := sorted(set(parameters) - set(known)):

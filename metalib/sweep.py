@@ -13,11 +13,11 @@ study.yml::
       seed: [0, 1, 2]
     parameters: {n_images: 10}         # the same for every cell
 
-A function returns a row (a dict), rows (a list of dicts) or a pandas.DataFrame; the row of a notebook is what it glued. Each cell
-is stored by the worker that computed it, in the folder `study`, which all workers and this process must see under the
-same path. Its name is a hash of the task's code, its parameters, the code and weights of `metalib`, and the weights of models that it
-names; image sets count by their name only. The same command, given again, computes what is not stored: after Ctrl-C, a crash, or with a larger
-grid. A cell whose worker dies is tried again on another; one that fails does not stop the others. What comes out:
+A function returns a row (a dict), rows (a list of dicts) or a pandas.DataFrame; the row of a notebook is what it glued. A cell is
+stored by the worker that computed it, in the folder `study`, which all workers and this process must see under the same path. Its
+name is a hash of the task's code, its parameters, the code and weights of `metalib`, and the weights of other models that it
+names; image sets count by their name only. Given again, the command computes what is not stored: after Ctrl-C, after a crash,
+or with a larger grid. A cell whose worker dies is tried again; one that fails does not stop the others. What comes out:
 
     study/table.parquet          # parameters and rows of all cells; provenance in its attrs (metalib.store.load_table)
     study/cells/*.parquet        # the cells
@@ -34,6 +34,7 @@ import importlib
 import inspect
 import itertools
 import json
+import logging
 import os
 import time
 import traceback
@@ -48,6 +49,8 @@ from metalib import chapters
 from metalib.models import SOURCES, missing_files
 from metalib.progress import bar
 from metalib.store import TableFile, address_of, code_hash, provenance, save_table
+
+LOGGER = logging.getLogger(__name__)
 
 
 def sweep(task, grid, *, directory, parameters=None, scheduler=None, workers=None, threads=None, retries=3, progress=None):
@@ -70,15 +73,17 @@ def sweep(task, grid, *, directory, parameters=None, scheduler=None, workers=Non
     Raises:
         ValueError: a parameter that the task does not have, values that are not plain, or a named model whose weights are missing.
         ConnectionError: the scheduler cannot be reached or was lost. What was done is stored.
+        FileNotFoundError: workers do not store where this process looks.
         KeyboardInterrupt: what was done is stored.
 
     Warns:
-        RuntimeWarning: cells that failed, or files in `directory` that are damaged, which are computed anew.
+        RuntimeWarning: cells that failed, and files in `directory` that are damaged, which are computed anew.
 
     Example:
         >>> table = sweep("metalib.tasks:generation", {"stage": ["group1", "group3"]}, directory="study",
         ...               parameters={"model": "zoo/vgg-standard-0", "n_images": 2})       # doctest: +SKIP
     """
+    directory, task = Path(directory).resolve(), Path(task).resolve() if _is_notebook(task) else task
     cells = _cells(task, grid, directory, parameters)
     left = {file.address: (file, values) for file, values in cells if not file.there()}
     failed = {}
@@ -92,10 +97,13 @@ def sweep(task, grid, *, directory, parameters=None, scheduler=None, workers=Non
                         failed[address] = error
                     shown.update()
     table = collect(task, grid, directory=directory, parameters=parameters)
+    if table.attrs["provenance"]["missing"] > len(failed):
+        raise FileNotFoundError(f"cells were computed, but this process does not see them in {directory}: give a folder that it "
+                                "shares with the workers, under the same path")
     table.attrs["failed"] = [{"parameters": left[address][1], **error} for address, error in failed.items()]
     if failed:
-        warnings.warn(f"{len(failed)} of {len(cells)} cells failed; see {Path(directory) / 'failed'}. The first: "
-                      f"{table.attrs['failed'][0]}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{len(failed)} of {len(cells)} cells failed, the first: {table.attrs['failed'][0]}", RuntimeWarning,
+                      stacklevel=2)
     return table
 
 
@@ -103,9 +111,9 @@ def collect(task, grid, *, directory, parameters=None):
     """One tidy table of the cells of a sweep that are stored, in the order of the grid. The arguments are those of `sweep`.
 
     Returns:
-        pandas.DataFrame: the parameters of the grid (unless rows have a column of that name; lists and dicts as JSON), the columns of
-        the rows, and `cell`, the address. `attrs["provenance"]`: task, parameters, number of cells and how many are missing, hashes of
-        code and weights, and dates, versions and hardware of all cells. The table is also in `directory`, as "table.parquet".
+        pandas.DataFrame: the parameters of the grid (unless rows have a column of that name; lists and dicts as JSON), the columns
+        of the rows, and `cell`, the address. `attrs["provenance"]`: task, parameters, number of cells and how many are missing,
+        hashes of weights, and dates, versions, hashes of code and hardware of all cells. It is saved as "table.parquet", too.
     """
     cells = _cells(task, grid, directory, parameters)
     stored = [(file, values) for file, values in cells if file.there()]
@@ -167,7 +175,7 @@ def _function(task):
 
 
 def _name(task):
-    return str(task) if not callable(task) else f"{task.__module__}:{task.__qualname__}"
+    return Path(task).name if _is_notebook(task) else str(task) if not callable(task) else f"{task.__module__}:{task.__qualname__}"
 
 
 def _source(task):
@@ -235,7 +243,8 @@ def compute(task, values, file):
     except (Exception, SystemExit) as error:  # of whatever the task does: it is this cell's and no other's
         failed.with_suffix(".txt").write_text(traceback.format_exc())
         notebook = failed.with_suffix(".ipynb")
-        return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}",
+        last = (str(error).strip().splitlines() or [""])[-1]
+        return {"error": f"{type(error).__name__}: {last}",
                 "see": str(notebook if notebook.is_file() else failed.with_suffix(".txt"))}
     failed.with_suffix(".txt").unlink(missing_ok=True)
     return None
@@ -271,13 +280,13 @@ def _client(scheduler, workers, threads, retries):
     workers = workers or len(gpus) or dask.system.CPU_COUNT
     threads = str(threads or max(1, dask.system.CPU_COUNT // workers))
     environment = {f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")}
-    options = {"nthreads": 1, "host": "127.0.0.1", "memory_limit": None}
-    local = {number: {"cls": Nanny, "options": options | {"env": {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}}}
-             for number in range(workers)}
+    options = {"nthreads": 1, "host": "127.0.0.1", "memory_limit": None, "silence_logs": logging.ERROR}
+    own = [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {} for number in range(workers)]
+    local = {number: {"cls": Nanny, "options": {**options, "env": env}} for number, env in enumerate(own)}
     head = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": True, "dashboard_address": "127.0.0.1:0"}}
     with dask.config.set({"distributed.scheduler.allowed-failures": retries, "distributed.scheduler.worker-ttl": None,
                           "distributed.nanny.pre-spawn-environ": environment}), \
-            SpecCluster(workers=local, scheduler=head, silence_logs=40) as cluster, Client(cluster) as client:
+            SpecCluster(workers=local, scheduler=head, silence_logs=logging.ERROR) as cluster, Client(cluster) as client:
         yield client
 
 
@@ -290,15 +299,15 @@ def _results(client, task, left):
             if future.cancelled() or future.status == "lost":
                 raise ConnectionError("the scheduler was lost")
             error = future.exception()
-            yield future.key, error and {"error": f"its worker died or cannot run it: {error}", "see": ""} or future.result()
+            yield future.key, {"error": f"its worker died: {error}", "see": "the log of the workers"} if error else future.result()
             future.release()
     finally:
         client.cancel(futures, force=True)
 
 
 def _announce(shown, client, cells, left):
-    if not shown.disable:
-        shown.write(f"{cells} cells, {left} to compute; dashboard: {client.dashboard_link}")
+    say = LOGGER.info if shown.disable else shown.write
+    say(f"{cells} cells, {left} to compute; dashboard: {client.dashboard_link}")
 
 
 def main(arguments=None):
@@ -312,6 +321,9 @@ def main(arguments=None):
     parser.add_argument("--retries", type=int, default=3, help="deaths of its worker that a cell is allowed, default 3")
     parser.add_argument("--collect", action="store_true", help="compute nothing, collect what is stored")
     options = parser.parse_args(arguments)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.addHandler(logging.StreamHandler())
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
     try:
         study = yaml.safe_load(options.study.read_text())
     except (OSError, yaml.YAMLError) as error:
@@ -328,9 +340,11 @@ def main(arguments=None):
         raise SystemExit(f"{error}") from error
     except KeyboardInterrupt:
         raise SystemExit(f"interrupted; what was done is stored in {options.directory}, the same command goes on") from None
-    about = table.attrs["provenance"]
-    print(f"{about['cells'] - about['missing']} of {about['cells']} cells, {len(table)} rows: {options.directory / 'table.parquet'}")
-    raise SystemExit(1 if table.attrs.get("failed") else 0)
+    about, failed = table.attrs["provenance"], table.attrs.get("failed", [])
+    for cell in failed:
+        print("failed: {parameters}: {error}; see {see}".format(**cell))
+    print(f"{about['cells'] - about['missing']} of {about['cells']} cells, {len(table)} rows:", options.directory / "table.parquet")
+    raise SystemExit(1 if failed else 0)
 
 
 if __name__ == "__main__":
