@@ -1,11 +1,11 @@
 """Does a sweep survive kills, and what does it cost beside a plain loop?
 
-    python benchmarks/sweep.py --kill                  # 60 cells, two workers: kill -9 of a worker, then of the sweep with its scheduler
-    python benchmarks/sweep.py --kill --apart          # the same with scheduler and workers as processes of their own
-    python benchmarks/sweep.py --overhead              # cells of five seconds on one worker, over a loop; and cells that make metamers
+    python benchmarks/sweep.py --kill               # 60 cells, two workers: kill -9 of one, then of the sweep with the scheduler
+    python benchmarks/sweep.py --kill --apart       # the same with scheduler and workers as processes of their own
+    python benchmarks/sweep.py --overhead           # cells of five seconds, over a loop: waiting ones, and ones that make metamers
 
-The first two count how often each cell was computed, by a log that every computation appends a line to, and compare the table with that
-of an undisturbed run. Everything listens on the loopback address only.
+The first two count how often each cell was computed, by a log to which every computation appends a line, and compare the table with
+that of an undisturbed run. Everything listens on the loopback address only.
 """
 import argparse
 import os
@@ -22,13 +22,13 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])}
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 
 
 def start(*command, **environment):
     """A process of Python, with its output as text."""
     return subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            env={**ENVIRONMENT, **environment})
+                            env={**os.environ, "PYTHONPATH": PATHS, **environment})
 
 
 def children(process):
@@ -37,7 +37,7 @@ def children(process):
     return [int(line.split()[0]) for line in found.splitlines() if "spawn_main" in line]
 
 
-def wait(condition, seconds=300):
+def wait(condition, seconds=150):
     """Wait until a condition holds."""
     until = time.monotonic() + seconds
     while not condition():
@@ -68,7 +68,7 @@ def kill_run(folder, cells, apart):
             scheduler = start("-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard")
             address = next(found[0] for line in scheduler.stdout if (found := re.search(r"tcp://[\d.]+:\d+", line)))
             workers = [start("-m", "distributed.cli.dask_worker", address, "--host", "127.0.0.1", "--nthreads", 1, "--no-dashboard",
-                             SWEEP_LOG=str(log)) for _ in range(2)]
+                             "--death-timeout", 30, SWEEP_LOG=str(log)) for _ in range(2)]
             options = ["--scheduler", address]
         sweep = start("-m", "metalib.sweep", study, out, *options, SWEEP_LOG=str(log))
         if not last:
@@ -98,6 +98,34 @@ def check_kill(cells, apart):
     assert not late.any() and len(times) == cells and len(log) <= cells + 4
 
 
+def cost(task, grid, parameters, loop):
+    """Seconds of a sweep on two workers, over half of those of a loop that runs right before it."""
+    from metalib.sweep import sweep
+    began = time.perf_counter()
+    for values in loop:
+        task(**values, **parameters)
+    plain = time.perf_counter() - began
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        sweep(task, grid, directory=folder, parameters=parameters, workers=2, threads=1)
+        return time.perf_counter() - began, plain * len(list(grid.values())[0]) / len(loop) / 2
+
+
+def check_overhead(cells):
+    """Waiting cells need no processor, so that what is left is the sweep's own; metamers need one processor for each worker."""
+    from sweep_task import cell
+
+    from metalib.tasks import generation
+    os.environ["SWEEP_LOG"] = os.devnull
+    for name, task, parameters, key in (
+            ("waiting", cell, {"seconds": 5.0}, "number"),
+            ("metamers", generation, {"model": "zoo/vgg-standard-0", "stage": "group3", "n_images": 10, "steps": 85,
+                                      "until_passed": False}, "seed")):
+        took, ideal = cost(task, {key: list(range(cells))}, parameters, [{key: number} for number in range(4)])
+        print(f"{cells} {name} cells of {2 * ideal / cells:.1f} s on two workers: {took:.1f} s, {took / ideal - 1:.1%} above half "
+              "of a loop, start and end of the workers included", flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kill", action="store_true")
@@ -107,3 +135,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.kill:
         check_kill(arguments.cells, arguments.apart)
+    if arguments.overhead:
+        check_overhead(arguments.cells)

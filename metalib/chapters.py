@@ -41,6 +41,12 @@ def execute(notebook, output, parameters, *, progress=False):
                                request_save_on_cell_execute=False, autosave_cell_every=0)
 
 
+def code_of(notebook):
+    """The code cells of a notebook, without outputs: a list of texts."""
+    import nbformat
+    return [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+
+
 def glued(executed):
     """The values that an executed notebook glued, by name: numbers and text as such, anything else as its text."""
     data = [output for cell in executed.cells for output in cell.get("outputs", []) if GLUED in output.get("data", {})]

@@ -181,9 +181,7 @@ def _name(task):
 def _source(task):
     """Hash of the code of a task: the cells of a notebook without outputs, the module of a function, or its own text."""
     if _is_notebook(task):
-        import nbformat
-        cells = [cell.source for cell in nbformat.read(task, as_version=4).cells if cell.cell_type == "code"]
-        return address_of(cells)
+        return address_of(chapters.code_of(task))
     function = _function(task)
     path = getattr(inspect.getmodule(function), "__file__", None)
     return address_of(function.__qualname__, Path(path).read_text() if path else inspect.getsource(function))
@@ -292,17 +290,19 @@ def _client(scheduler, workers, threads, retries):
 
 def _results(client, task, left):
     """Yield each cell's address, with None or what went wrong, as cells are done."""
-    from distributed import as_completed
+    from distributed import CancelledError, as_completed
     futures = [client.submit(compute, task, values, file, key=address, pure=False) for address, (file, values) in left.items()]
     try:
         for future in as_completed(futures):
-            if future.cancelled() or future.status == "lost":
-                raise ConnectionError("the scheduler was lost")
             error = future.exception()
             yield future.key, {"error": f"its worker died: {error}", "see": "the log of the workers"} if error else future.result()
             future.release()
+    except (OSError, CancelledError) as error:
+        raise ConnectionError(f"the scheduler was lost ({type(error).__name__}); what was done is stored, and the same sweep, "
+                              "started again, goes on") from error
     finally:
-        client.cancel(futures, force=True)
+        if client.status == "running":
+            client.cancel(futures, force=True)
 
 
 def _announce(shown, client, cells, left):
