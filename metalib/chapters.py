@@ -6,9 +6,10 @@
 import ast
 import os
 import re
+import threading
 from pathlib import Path
 
-GLUED = "application/papermill.record/text/plain"
+ONE_AT_A_TIME = threading.Lock()  # of a process, since papermill changes its working directory
 KEPT = {"preserve_nb_metadata_mask": {"kernelspec", "language_info"}, "preserve_cell_metadata_mask": {"tags", "mystnb"}}
 
 
@@ -37,8 +38,9 @@ def execute(notebook, output, parameters, *, progress=False):
     from traitlets.config import Config
     check_parameters(notebook, parameters)
     sockets = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})  # kernels do not race for ports
-    papermill.execute_notebook(str(notebook), str(output), parameters, progress_bar=progress, config=sockets,
-                               request_save_on_cell_execute=False, autosave_cell_every=0)
+    with ONE_AT_A_TIME:
+        papermill.execute_notebook(str(notebook), str(output), parameters, progress_bar=progress, config=sockets,
+                                   request_save_on_cell_execute=False, autosave_cell_every=0)
 
 
 def code_of(notebook):
@@ -49,9 +51,9 @@ def code_of(notebook):
 
 def glued(executed):
     """The values that an executed notebook glued, by name: numbers and text as such, anything else as its text."""
-    data = [output for cell in executed.cells for output in cell.get("outputs", []) if GLUED in output.get("data", {})]
-    return {output.metadata["scrapbook"]["name"].removeprefix(GLUED.removesuffix("text/plain")): _value(output.data[GLUED])
-            for output in data}
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", []) if "scrapbook" in output.get("metadata", {})]
+    found = [(output.metadata["scrapbook"], output.data) for output in outputs]
+    return {about["name"]: _value(data.get(about["mime_prefix"] + "text/plain", "")) for about, data in found}
 
 
 def _value(text):

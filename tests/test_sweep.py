@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import sweep as processes  # noqa: E402, the functions of benchmarks/sweep.py
 
 CELL = "sweep_task:cell"
+KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +81,13 @@ def test_a_damaged_cell_and_a_changed_parameter_are_computed_and_nothing_else(tm
         again = sweep(CELL, {"number": [1, 2]}, parameters={"seconds": 0}, **where)
     assert again.equals(before)
     larger = sweep(CELL, [{"number": 2}, {"number": 2, "bad": [1]}], parameters={"seconds": 0}, **where)
-    assert processes.begun(log)["number"].tolist() == [1, 2, 1, 2]
-    assert larger["bad"].tolist() == [None, "[1]"] or larger["bad"].isna().tolist() == [True, False]
+    numbers = processes.begun(log)["number"].tolist()
+    assert sorted(numbers[:2]) == [1, 2] and numbers[2:] == [1, 2]
+    assert larger["bad"].isna().tolist() == [True, False] and larger["bad"][1] == "[1]"
 
 
 def test_addresses_change_with_all_that_matters_and_with_nothing_else(tmp_path, monkeypatch):
-    from metalib import sweep as module
-    module = sys.modules[module.__module__] if callable(module) else module
+    module = sys.modules["metalib.sweep"]
 
     def address(task="metalib.tasks:generation", **values):
         (file, _), = module._cells(task, [{"stage": "group1", **values}], tmp_path, {})
@@ -94,7 +95,7 @@ def test_addresses_change_with_all_that_matters_and_with_nothing_else(tmp_path, 
 
     notebook = tmp_path / "n.ipynb"
     cell = nbformat.v4.new_code_cell("stage: str = 'x'  # a", metadata={"tags": ["parameters"]})
-    book = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": {"name": "python3", "language": "python"}})
+    book = nbformat.v4.new_notebook(cells=[cell], metadata=KERNEL)
     nbformat.write(book, notebook)
     base, model = address(model="zoo/vgg-standard-0"), {"model": "torchvision/alexnet"}
     assert base == address(model="zoo/vgg-standard-0") != address(model="zoo/vgg-robust-0")
@@ -136,8 +137,7 @@ def test_a_wrong_study_is_explained_before_anything_runs(tmp_path, arguments, me
 def test_notebooks_give_what_they_glued_and_failed_ones_show_where(tmp_path, scheduler):
     cells = [nbformat.v4.new_code_cell("number: int = 1  # a number", metadata={"tags": ["parameters"]}),
              nbformat.v4.new_code_cell("from myst_nb import glue\nglue('inverse', 1 / number, display=False)\nglue('word', 'yes')")]
-    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "n.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), tmp_path / "n.ipynb")
     with pytest.warns(RuntimeWarning, match="1 of 2 cells failed"):
         table = sweep(tmp_path / "n.ipynb", {"number": [4, 0]}, directory=tmp_path / "out", scheduler=scheduler)
     assert table[["number", "inverse", "word"]].to_dict("records") == [{"number": 4, "inverse": 0.25, "word": "yes"}]
