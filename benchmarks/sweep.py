@@ -1,11 +1,11 @@
 """Does a sweep survive kills, and what does it cost beside a plain loop?
 
-    python benchmarks/sweep.py --kill               # 60 cells, two workers: kill -9 of one, then of the sweep with the scheduler
-    python benchmarks/sweep.py --kill --apart       # the same with scheduler and workers as processes of their own
-    python benchmarks/sweep.py --overhead           # cells of five seconds, over a loop: waiting ones, and ones that make metamers
+    python benchmarks/sweep.py       # 60 cells, two workers; writes book/full/sweep.csv
 
-The first two count how often each cell was computed, by a log to which every computation appends a line, and compare the table with
-that of an undisturbed run. Everything listens on the loopback address only.
+Three runs: undisturbed; `kill -9` of a worker and then of the sweep, which has the scheduler; and the same with scheduler and
+workers as processes of their own. A log, to which every computation appends a line, counts how often each cell was
+computed. Added time is that from the first computation to the last stored cell, over that of a loop with two hands; what
+processes need to start and to end stands beside it. Everything listens on the loopback address only.
 """
 import argparse
 import os
@@ -37,7 +37,7 @@ def children(process):
     return [int(line.split()[0]) for line in found.splitlines() if "spawn_main" in line]
 
 
-def wait(condition, seconds=150):
+def wait(condition, seconds=300):
     """Wait until a condition holds."""
     until = time.monotonic() + seconds
     while not condition():
@@ -85,55 +85,44 @@ def kill_run(folder, cells, apart):
 
 
 def check_kill(cells, apart):
+    """A row of the record: what a killed sweep computed, beside a loop."""
     from sweep_task import cell
     with tempfile.TemporaryDirectory() as folder:
         table, log, out = kill_run(folder, cells, apart)
         times = stored(out)
     os.environ["SWEEP_LOG"] = os.devnull
     undisturbed = pd.DataFrame([{"number": number, **cell(number, seconds=0)} for number in range(cells)])
-    pd.testing.assert_frame_equal(table.drop(columns="cell"), undisturbed)
     late = log["time"] > log["number"].map(dict(zip(table["number"], table["cell"].map(times))))
-    print(f"{table['cell'].nunique()} of {cells} cells in the table, {len(log)} computations begun, {late.sum()} of a stored cell; "
-          "the table is that of a loop")
-    assert not late.any() and len(times) == cells and len(log) <= cells + 4
+    killed = "scheduler killed; workers apart" if apart else "sweep with scheduler killed"
+    return {"what": f"worker, then {killed}", "cells": cells,
+            "stored": len(times), "computations begun": len(log), "of a stored cell": int(late.sum()),
+            "table as of a loop": table.drop(columns="cell").equals(undisturbed)}
 
 
-def cost(task, grid, parameters, loop):
-    """Seconds of a sweep on two workers, over half of those of a loop that runs right before it."""
+def check_overhead(cells, seconds=5.0):
+    """A row of the record: waiting cells need no processor, so that what is added is the sweep's own, also on a busy machine."""
     from metalib.sweep import sweep
-    began = time.perf_counter()
-    for values in loop:
-        task(**values, **parameters)
-    plain = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        sweep(task, grid, directory=folder, parameters=parameters, workers=2, threads=1)
-        return time.perf_counter() - began, plain * len(list(grid.values())[0]) / len(loop) / 2
-
-
-def check_overhead(cells):
-    """Waiting cells need no processor, so that what is left is the sweep's own; metamers need one processor for each worker."""
-    from sweep_task import cell
-
-    from metalib.tasks import generation
-    os.environ["SWEEP_LOG"] = os.devnull
-    for name, task, parameters, key in (
-            ("waiting", cell, {"seconds": 5.0}, "number"),
-            ("metamers", generation, {"model": "zoo/vgg-standard-0", "stage": "group3", "n_images": 10, "steps": 85,
-                                      "until_passed": False}, "seed")):
-        took, ideal = cost(task, {key: list(range(cells))}, parameters, [{key: number} for number in range(4)])
-        print(f"{cells} {name} cells of {2 * ideal / cells:.1f} s on two workers: {took:.1f} s, {took / ideal - 1:.1%} above half "
-              "of a loop, start and end of the workers included", flush=True)
+        os.environ["SWEEP_LOG"] = f"{folder}/log"
+        began = time.time()
+        sweep("sweep_task:cell", {"number": list(range(cells))}, directory=folder, parameters={"seconds": seconds}, workers=2)
+        took, last = time.time() - began, max(stored(folder).values())
+        span = last - begun(f"{folder}/log")["time"].min()
+    return {"what": f"undisturbed, {seconds:.0f} s a cell", "cells": cells, "stored": cells, "added while computing (%)":
+            round(100 * (span * 2 / cells / seconds - 1), 1), "start and end (s)": round(took - span, 1)}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kill", action="store_true")
-    parser.add_argument("--apart", action="store_true")
-    parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--cells", type=int, default=60)
+    parser.add_argument("--out", type=Path, default=ROOT / "book" / "full" / "sweep.csv")
     arguments = parser.parse_args()
-    if arguments.kill:
-        check_kill(arguments.cells, arguments.apart)
-    if arguments.overhead:
-        check_overhead(arguments.cells)
+    os.environ["PYTHONPATH"] = PATHS
+    rows = []
+    for check, options in ((check_overhead, {}), (check_kill, {"apart": False}), (check_kill, {"apart": True})):
+        rows.append(check(arguments.cells, **options))
+        print(rows[-1], flush=True)
+    table = pd.DataFrame(rows).convert_dtypes()
+    assert (table["stored"] == table["cells"]).all() and not table["of a stored cell"].any()
+    assert table["table as of a loop"].dropna().all()
+    table.to_csv(arguments.out, index=False)

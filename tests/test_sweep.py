@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from metalib import chapters, store
+from metalib import chapters, load_images, store, transfer_study
 from metalib.sweep import collect, main, sweep
 
 ROOT = Path(__file__).parents[1]
@@ -144,6 +144,17 @@ def test_notebooks_give_what_they_glued_and_failed_ones_show_where(tmp_path, sch
     done, = (tmp_path / "out" / "notebooks").iterdir()
     failed, = table.attrs["failed"]
     assert done.stem == table["cell"][0] and "ZeroDivisionError" in Path(failed["see"]).read_text()
+
+
+def test_a_transfer_study_in_cells_is_the_study(tmp_path, scheduler):
+    models, images = ["zoo/vgg-standard-0", "zoo/cct-standard-0"], load_images("cifar10-samples", n=2, seed=0, size=32)
+    table = sweep("metalib.tasks:transfer", {"generator": models[:1], "stage": ["group1", "group3"]}, directory=tmp_path,
+                  parameters={"observers": models, "n_images": 2, "steps": 4}, scheduler=scheduler)
+    whole = transfer_study(models[:1], models, images, stages=["group1", "group3"], steps=4)
+    pd.testing.assert_frame_equal(table.drop(columns="cell")[whole.columns], whole, rtol=1e-3, check_dtype=False)
+    again = store.load_table(tmp_path / "table.parquet")
+    assert again.equals(table) and again.attrs["provenance"]["cells"] == 2
+    assert len(again.attrs["provenance"]["weights"]) == 2
 
 
 def test_local_workers_share_cores_and_each_sees_one_gpu(tmp_path, monkeypatch):
