@@ -1,6 +1,6 @@
 """What does an evaluation cost, by network, stage and number of images? One thread of one processor, one row each.
 
-    python benchmarks/scaling.py            # some minutes; writes book/full/scaling.csv
+    python benchmarks/scaling.py            # some minutes; writes book/full/scaling.csv, and goes on with networks that it lacks
 
 Seconds are those of the processor, not of the clock, so that a busy machine changes them little; a cost is the difference of a
 longer and a shorter run of `generate`, over the evaluations between them, the least of some repeats. Operations are counted by
@@ -29,6 +29,7 @@ LARGE = ["torchvision/alexnet", "torchvision/vgg19", "torchvision/resnet18", "to
          "torchvision/vit_b_16"]
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("models", nargs="*", default=[*SMALL, *LARGE])
 parser.add_argument("--repeats", type=int, default=3)
 parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "book" / "full" / "scaling.csv")
 arguments = parser.parse_args()
@@ -70,9 +71,11 @@ def stored(model, images, stage):
         return (Path(folder) / store.FILE).stat().st_size // len(images)
 
 
-rows = []
-for name in [*SMALL, *LARGE]:
-    large = name in LARGE
+for name in arguments.models:
+    done = pd.read_csv(arguments.out) if arguments.out.is_file() else pd.DataFrame({"model": []})
+    if name in set(done["model"]):
+        continue
+    rows, large = [], name in LARGE
     model = load_model(name, pretrained=not large)
     source = "imagenet-samples" if large else "cifar10-samples"
     images = load_images(source, n=2 if large else 10, seed=0, size=model.input_size).images
@@ -96,6 +99,7 @@ for name in [*SMALL, *LARGE]:
         some = load_images(source, n=16, seed=0).images
         rows += [{"part": "batch", **about, "stage": "group3", "images": size,
                   "seconds": evaluation(model, some[:size], "group3", last=9)} for size in (1, 2, 4, 8, 16)]
-table = pd.DataFrame(rows).assign(threads=1, hardware=store.provenance()["hardware"], date=store.provenance()["date"][:10])
-with store.written_whole(arguments.out) as temporary:
-    table.to_csv(temporary, index=False, float_format="%.4g")
+    made = store.provenance()
+    table = pd.DataFrame(rows).assign(threads=1, repeats=arguments.repeats, hardware=made["hardware"], date=made["date"][:10])
+    with store.written_whole(arguments.out) as temporary:
+        pd.concat([done, table]).to_csv(temporary, index=False, float_format="%.4g")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from metalib import chapters, load_images, store, transfer_study
+from metalib import chapters, generate, judge, load_images, load_model, load_null, store, transfer_study
 from metalib.sweep import collect, main, sweep
 
 ROOT = Path(__file__).parents[1]
@@ -155,6 +155,17 @@ def test_a_transfer_study_in_cells_is_the_study(tmp_path, scheduler):
     again = store.load_table(tmp_path / "table.parquet")
     assert again.equals(table) and again.attrs["provenance"]["cells"] == 2
     assert len(again.attrs["provenance"]["weights"]) == 2
+
+
+def test_metamers_in_cells_are_those_of_the_loop(tmp_path, scheduler):
+    table = sweep("metalib.tasks:generation", {"seed": [0, 1]}, directory=tmp_path, scheduler=scheduler,
+                  parameters={"model": "zoo/vgg-standard-0", "stage": "group1", "n_images": 2, "steps": 3, "until_passed": False})
+    model, images = load_model("zoo/vgg-standard-0"), load_images("cifar10-samples", n=2, seed=1)
+    metamers = generate(model, images, "group1", steps=3, seed=1)
+    judged = judge(model, "group1", metamers, load_null(model, "group1"))
+    columns = ["image", "pearson", "snr_db", "passed", "evaluations"]
+    assert table["seed"].tolist() == [0, 0, 1, 1]
+    pd.testing.assert_frame_equal(table[columns][2:].reset_index(drop=True), judged[columns], rtol=1e-3)
 
 
 def test_local_workers_share_cores_and_each_sees_one_gpu(tmp_path, monkeypatch):
