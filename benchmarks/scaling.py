@@ -31,6 +31,7 @@ LARGE = ["torchvision/alexnet", "torchvision/vgg19", "torchvision/resnet18", "to
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("models", nargs="*", default=[*SMALL, *LARGE])
 parser.add_argument("--repeats", type=int, default=3)
+parser.add_argument("--images", type=int, default=2, help="that an ImageNet network is timed with")
 parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "book" / "full" / "scaling.csv")
 arguments = parser.parse_args()
 torch.set_num_threads(1)
@@ -78,7 +79,7 @@ for name in arguments.models:
     rows, large = [], name in LARGE
     model = load_model(name, pretrained=not large)
     source = "imagenet-samples" if large else "cifar10-samples"
-    images = load_images(source, n=2 if large else 10, seed=0, size=model.input_size).images
+    images = load_images(source, n=arguments.images if large else 10, seed=0, size=model.input_size).images
     depths = np.linspace(0, len(model.stages) - 1, 8).round().astype(int) if large else range(len(model.stages))
     about = {"model": name, "side": model.input_size, "parameters": sum(p.numel() for p in model.parameters())}
     for stage in [model.stages[depth] for depth in dict.fromkeys(depths)]:

@@ -12,8 +12,3 @@ def cell(number, seconds=0.5, bad=()):
     if number in bad:
         raise ArithmeticError(f"{number} is bad")
     return {"square": number ** 2}
-
-
-def worker(number):
-    """What a worker sees of the machine."""
-    return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}

@@ -169,11 +169,23 @@ def test_metamers_in_cells_are_those_of_the_loop(tmp_path, scheduler):
 
 
 def test_local_workers_share_cores_and_each_sees_one_gpu(tmp_path, monkeypatch):
-    """No GPU is needed to see which one a worker was given."""
-    pytest.importorskip("distributed")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    table = sweep("sweep_task:worker", {"number": [0, 1, 2, 3]}, directory=tmp_path, threads=1)
-    assert set(table["CUDA_VISIBLE_DEVICES"]) <= {"3", "5"} and set(table["OMP_NUM_THREADS"]) == {"1"}
+    """What is asked of Dask; no GPU is needed for that."""
+    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+    asked = {}
+
+    def cluster(workers, **_):
+        asked.update(workers=workers, environment=dask.config.get("distributed.nanny.pre-spawn-environ"))
+        raise ConnectionError("enough")
+
+    monkeypatch.setattr(distributed, "SpecCluster", cluster)
+    monkeypatch.setattr(dask.system, "CPU_COUNT", 8)
+    for visible, seen in (("3,5", [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]), ("", [{}] * 8)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        with pytest.raises(ConnectionError):
+            sweep(CELL, {"number": [0]}, directory=tmp_path)
+        assert [worker["options"]["env"] for worker in asked["workers"].values()] == seen
+        assert asked["environment"]["OMP_NUM_THREADS"] == str(8 // len(seen))
+        assert all(worker["options"]["host"] == "127.0.0.1" for worker in asked["workers"].values())
 
 
 def test_tables_come_back_with_their_provenance_or_not_at_all(tmp_path):
