@@ -26,7 +26,7 @@ def scheduler():
     """The address of a Dask cluster whose two workers are threads of this process."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1",
-                                  dashboard_address=None) as cluster:
+                                  dashboard_address="127.0.0.1:0") as cluster:
         yield cluster.scheduler_address
 
 
@@ -39,7 +39,8 @@ def log(tmp_path, monkeypatch):
 def test_kills_lose_nothing_and_repeat_nothing_that_was_stored(tmp_path, log, scheduler):
     """A worker is killed, then the sweep with its scheduler; a second sweep, on another cluster, finishes."""
     numbers, out = list(range(12)), tmp_path / "out"
-    (tmp_path / "study.yml").write_text(yaml.safe_dump({"task": CELL, "grid": {"number": numbers}}))
+    study = {"task": CELL, "grid": {"number": numbers}, "parameters": {"seconds": 1.0}}
+    (tmp_path / "study.yml").write_text(yaml.safe_dump(study))
     process = processes.start("-m", "metalib.sweep", tmp_path / "study.yml", out, "--workers", 2)
     processes.wait(lambda: len(processes.stored(out)) >= 2)
     os.kill(processes.children(process)[-1], signal.SIGKILL)
@@ -48,7 +49,7 @@ def test_kills_lose_nothing_and_repeat_nothing_that_was_stored(tmp_path, log, sc
     process.communicate(timeout=60)
     first = processes.stored(out)
     assert 5 <= len(first) < 12
-    table = sweep(CELL, {"number": numbers}, directory=out, scheduler=scheduler)
+    table = sweep(**study, directory=out, scheduler=scheduler)
     assert table[["number", "square"]].equals(pd.DataFrame({"number": numbers, "square": [n ** 2 for n in numbers]}))
     stored = processes.stored(out)
     assert stored.items() >= first.items() and len(stored) == 12  # nothing was written again
