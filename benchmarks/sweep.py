@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -33,9 +34,8 @@ def start(*command, **environment):
 
 
 def children(process):
-    """The processes that a process started, by their ids; those of dask's workers only."""
-    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if "spawn_main" in line]
+    """The workers that a process started, by their ids."""
+    return [child.pid for child in psutil.Process(process.pid).children() if any("spawn_main" in part for part in child.cmdline())]
 
 
 def wait(condition, seconds=300):
