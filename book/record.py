@@ -8,6 +8,7 @@ without times and paths of this machine, and with a last cell that says what the
 chapter that fails does not stop the others; how far it came lies in .cache/full/.
 """
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def record(profile, path, parameters):
     chapters.execute(chapter, folder / path.name, parameters, progress=sys.stderr.isatty())
     done = chapters.cleaned(nbformat.read(folder / path.name, as_version=4))
     for cell in done.cells:
-        cell.source = cell.source.replace("(../book/", "(../")  # links from the record's own folder
+        cell.source = cell.source.replace("](../book/", "](../")  # links from the record's own folder
+        cell.source = re.sub(r"\]\((\d\d_\w+\.ipynb)", r"](../../notebooks/\1", cell.source)
     done.cells.append(nbformat.v4.new_markdown_cell(stamp(store.provenance(), profile, chapter)))
     with store.written_whole(path) as temporary:
         nbformat.write(done, temporary)

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 ONE_AT_A_TIME = threading.Lock()  # of a process, since papermill changes its working directory
-KEPT = {"preserve_nb_metadata_mask": {"kernelspec", "language_info"}, "preserve_cell_metadata_mask": {"tags", "mystnb"}}
+KEPT = {"kernelspec", "language_info", "tags", "mystnb"}  # of the metadata
 
 
 def check_parameters(notebook, parameters):
@@ -65,8 +65,9 @@ def _value(text):
 
 def cleaned(executed):
     """An executed notebook without what differs from run to run: times, papermill's notes, warnings, paths of this machine."""
-    from nbconvert.preprocessors import ClearMetadataPreprocessor
-    executed, _ = ClearMetadataPreprocessor(enabled=True, **KEPT).preprocess(executed, {})
+    for part in (executed, *executed.cells):
+        for key in set(part.metadata) - KEPT:
+            del part.metadata[key]
     for cell in executed.cells:
         if cell.cell_type == "code":
             cell.outputs = [_without_paths(output) for output in cell.outputs if output.get("name") != "stderr"]

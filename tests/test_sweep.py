@@ -208,8 +208,9 @@ def test_records_hold_nothing_of_the_machine():
     cell = nbformat.v4.new_code_cell("1", metadata={"execution": {"iopub.execute_input": "now"}, "tags": ["a"], "papermill": {}})
     cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text="warning"),
                     nbformat.v4.new_output("stream", text=f"in {Path.cwd()}/book/full and {Path.home()}/x")]
-    done = chapters.cleaned(nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"start_time": "now"}}))
-    assert done.metadata == {} and done.cells[0].metadata == {"tags": ["a"]}
+    text = nbformat.v4.new_markdown_cell("text", metadata={"papermill": {"start_time": "now"}})
+    done = chapters.cleaned(nbformat.v4.new_notebook(cells=[cell, text], metadata={"papermill": {"start_time": "now"}}))
+    assert done.metadata == done.cells[1].metadata == {} and done.cells[0].metadata == {"tags": ["a"]}
     assert [output.text for output in done.cells[0].outputs] == ["in book/full and x"]
 
 
