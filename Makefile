@@ -29,17 +29,11 @@ notebooks: .venv/ready  ## execute the chapters in place, to commit their output
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.timeout=900 notebooks/*.ipynb
 
-full: $(patsubst notebooks/profiles/$(PROFILE)/%.yml,book/full/%.ipynb,$(wildcard notebooks/profiles/$(PROFILE)/*.yml))  ## chapters at the scale of PROFILE
-	@echo "Done; add to _toc.yml what is new in book/full/. Chapters that are there are not run again."
-
-# IMAGES=folder:PATH takes CIFAR-10 from a folder. Times and paths are removed, links made from the record's own folder.
-book/full/%.ipynb: notebooks/profiles/$(PROFILE)/%.yml | .venv/ready
-	mkdir -p .cache/full
-	$(BIN)/papermill notebooks/$*.ipynb .cache/full/$*.ipynb -f $< $(if $(IMAGES),-p image_set $(IMAGES))
-	$(BIN)/jupyter nbconvert --to notebook --inplace --ClearMetadataPreprocessor.enabled=True \
-		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', 'language_info'}" \
-		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags', 'mystnb'}" .cache/full/$*.ipynb
-	sed -e 's#(../book/#(../#g' -e 's#(\([0-9][0-9]_[a-z_]*\.ipynb\)#(../../notebooks/\1#g' .cache/full/$*.ipynb > $@
+# Chapters at the scale of PROFILE, a folder of notebooks/profiles/, into book/full/; IMAGES=folder:PATH takes references from a folder.
+# Records that are there are not made again, whatever their age: delete one to make it anew. Then the report is built with them.
+full: .venv/ready  ## execute the chapters of a profile that have no record yet, and build the report with their records
+	$(BIN)/python book/record.py $(PROFILE) $(if $(IMAGES),--images $(IMAGES))
+	$(MAKE) book
 
 picture: .venv/ready  ## draw the README's picture
 	$(BIN)/python book/picture.py

@@ -6,14 +6,26 @@
 
 Tensors have the names of the fields of `Metamers`; those of an unfinished run begin with `unfinished/`. The header's entry
 `about` is JSON: recipe, status, seconds, and the SHA-256 of the tensors, by which an altered file is noticed.
+
+    save_table(table, "study.parquet", task="transfer_study", steps=60)
+    table = load_table("study.parquet")
+    table.attrs["provenance"]   # date, versions, hash of the code, hardware, and what was passed
+
+A table is a Parquet file whose `attrs` hold the checksum of its rows and its provenance; `pandas.read_parquet` reads it.
 """
+import datetime
+import functools
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 import tempfile
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
+import pandas as pd
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -117,3 +129,143 @@ def sha256(tensors):
         digest.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes() if tensors[name].ndim
                       else str(tensors[name].item()).encode())
     return digest.hexdigest()
+
+
+# --- Tables, and files that are named by what went into them ----------------------------------------------------------
+
+def save_table(table, path, **about):
+    """Save a table with its provenance, whole or not at all.
+
+    Args:
+        table: pandas.DataFrame.
+        path: of a Parquet file, whose folder is made where it is missing.
+        **about: plain values that are added to `provenance`, such as parameters.
+
+    Raises:
+        OSError: the folder cannot be written; a file that was there is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_table(table, path, {"provenance": provenance(**about)})
+
+
+def load_table(path):
+    """A table as `save_table` saved it, with its provenance in `table.attrs["provenance"]`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated or was altered.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no table {path}; save one with metalib.store.save_table, or collect one of a sweep")
+    try:
+        return _read_table(path)
+    except Exception as error:  # a reader of damaged bytes can raise anything
+        raise ValueError(f"{path} is damaged or no table of metalib ({error}); make it again") from error
+
+
+def provenance(**about):
+    """What a result was made with: date (UTC), versions, hash of the code, hardware, and whatever else is passed.
+
+    Returns:
+        dict of plain values.
+
+    Example:
+        >>> sorted(provenance(steps=60))
+        ['code', 'date', 'hardware', 'steps', 'versions']
+    """
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "pandas")}
+    return {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": {"metalib": __version__, "python": platform.python_version(), **libraries},
+            "code": code_hash(), "hardware": _hardware(), **about}
+
+
+@functools.cache
+def code_hash():
+    """SHA-256 of the package as it is on disk: names and content of its modules and of the bundled weights."""
+    package, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted([*package.rglob("*.py"), *package.glob("zoo/weights/*")]):
+        digest.update(path.relative_to(package).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _hardware():
+    """Processor, cores and GPUs in words."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return ", ".join([f"{processor}, {os.cpu_count()} cores", *gpus])
+
+
+def address_of(*parts):
+    """A name for a result, by all that determines it: 40 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_described).encode()).hexdigest()[:40]
+
+
+def _described(value):
+    if isinstance(value, torch.Tensor):
+        return hashlib.sha256(value.cpu().contiguous().numpy().tobytes()).hexdigest()
+    return [type(value).__name__, getattr(value, "__qualname__", None) or repr(value)]
+
+
+class StoredFile:
+    """A file named by its address. It appears as a whole or not at all, and is checked when it is first looked at."""
+    ending = ""
+
+    def __init__(self, folder, address, about):
+        self.path, self.address, self.about, self.checked = Path(folder) / f"{address}.{self.ending}", address, about, False
+
+    def there(self):
+        """Whether the result is on disk and whole. What is there but is not that result is set aside."""
+        if not self.path.is_file():
+            return False
+        try:
+            self.read()
+        except Exception as error:  # a reader of damaged bytes can raise anything
+            aside = self.path.with_name(f"{self.path.name}.damaged")
+            os.replace(self.path, aside)
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"{self.path.name} is damaged or foreign ({reason}); it is now {aside.name}, and its content is computed "
+                          "anew", RuntimeWarning, stacklevel=3)
+            return False
+        return True
+
+
+class TableFile(StoredFile):
+    """A table, with what is known `about` it in its `attrs`."""
+    ending, table = "parquet", None
+
+    def write(self, table, **about):
+        self.about = {**self.about, **about}
+        _write_table(table, self.path, {**self.about, "address": self.address})
+        self.table = table.copy()
+
+    def read(self):
+        if self.table is None:
+            table = _read_table(self.path)
+            if table.attrs.get("address") != self.address:
+                raise ValueError("it holds another result than its name says")
+            self.about, table.attrs, self.table = table.attrs, {}, table
+        return self.table
+
+
+def _write_table(table, path, about):
+    table = table.copy()
+    table.attrs = {**about, "content": _rows_hash(table)}
+    with written_whole(path) as temporary:
+        table.to_parquet(temporary)
+
+
+def _read_table(path):
+    table = pd.read_parquet(path)
+    if table.attrs.get("content") != _rows_hash(table):
+        raise ValueError("its content was changed")
+    return table
+
+
+def _rows_hash(table):
+    return hashlib.sha256(pd.util.hash_pandas_object(table).to_numpy().tobytes()).hexdigest()

@@ -10,9 +10,7 @@ another model, stage or set of images adds files and leaves the others as they a
 import contextlib
 import hashlib
 import json
-import os
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from metalib.models import Model, load_model
 from metalib.nulls import judge, load_null
 from metalib.progress import bar
 from metalib.stages import hooked
-from metalib.store import sha256, written_whole
+from metalib.store import StoredFile, TableFile, address_of, sha256, written_whole
 from metalib.version import __version__
 
 RELATIONS = ("itself", "other seed", "other training", "other architecture", "both differ")
@@ -104,7 +102,7 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
              for generator in generators for stage in chosen[generator.name] for observer in observers]
     null_of.check([(entry, stage) for entry in generators for stage in chosen[entry.name]] + pairs)
     options = {**(generation or {}), "steps": steps, "seed": seed}
-    references = _address(images.sha256, images.images)  # also what is beyond 8 bits
+    references = address_of(images.sha256, images.images)  # also what is beyond 8 bits
 
     with contextlib.ExitStack() as stack:
         folder = Path(directory or stack.enter_context(tempfile.TemporaryDirectory()))
@@ -114,7 +112,7 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
         made = {}
         for entry in generators:
             for stage in chosen[entry.name]:
-                address = _address(entry.fingerprint, stage, references, options, stop and null_of.identity(entry, stage),
+                address = address_of(entry.fingerprint, stage, references, options, stop and null_of.identity(entry, stage),
                                    null_of.identity(entry, stage), __version__)
                 file = _MetamerFile(folder, address, {"generator": entry.name, "stage": stage})
                 if not file.there():
@@ -132,9 +130,9 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
             for generator in generators:
                 for stage in chosen[generator.name]:
                     there, metamers = corresponding_stage(generator, stage, observer), made[generator.name, stage]
-                    address = _address(metamers.content(), observer.fingerprint, there, references, images.class_names,
+                    address = address_of(metamers.content(), observer.fingerprint, there, references, images.class_names,
                                        images.labels.tolist(), null_of.identity(observer, there), controls, batch_size, __version__)
-                    part = _Part(folder, address, {"generator": generator.name, "stage": stage, "observer": observer.name})
+                    part = TableFile(folder, address, {"generator": generator.name, "stage": stage, "observer": observer.name})
                     if not part.there():
                         watch = watch or _Watch(load(observer), images, batch_size)
                         part.write(watch.table(there, null_of(watch.model, there), metamers, controls))
@@ -425,41 +423,7 @@ def _labels(model, images):
 
 # --- Files ------------------------------------------------------------------------------------------------------------
 
-def _address(*parts):
-    """A name for a result, by all that determines it."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_described).encode()).hexdigest()[:40]
-
-
-def _described(value):
-    if isinstance(value, torch.Tensor):
-        return hashlib.sha256(value.cpu().contiguous().numpy().tobytes()).hexdigest()
-    return [type(value).__name__, getattr(value, "__qualname__", None) or repr(value)]
-
-
-class _File:
-    """A file named by its address. It appears as a whole or not at all, and is checked when it is first looked at."""
-    ending = ""
-
-    def __init__(self, folder, address, about):
-        self.path, self.address, self.about, self.checked = folder / f"{address}.{self.ending}", address, about, False
-
-    def there(self):
-        """Whether the result is on disk and whole. What is there but is not that result is set aside."""
-        if not self.path.is_file():
-            return False
-        try:
-            self.read()
-        except Exception as error:  # a reader of damaged bytes can raise anything
-            aside = self.path.with_name(f"{self.path.name}.damaged")
-            os.replace(self.path, aside)
-            reason = " ".join(str(error).split())[:200]
-            warnings.warn(f"{self.path.name} is damaged or foreign ({reason}); it is now {aside.name}, and its content is computed "
-                          "anew", RuntimeWarning, stacklevel=3)
-            return False
-        return True
-
-
-class _MetamerFile(_File):
+class _MetamerFile(StoredFile):
     """Metamers and their controls (8-bit), and what their own generator makes of them."""
     ending = "safetensors"
 
@@ -490,29 +454,3 @@ class _MetamerFile(_File):
         if not self.checked:
             self.read()
         return self.hash
-
-
-class _Part(_File):
-    """The rows of one generator, stage and observer."""
-    ending, table = "parquet", None
-
-    def write(self, table):
-        self.table = table.copy()
-        table.attrs = {**self.about, "address": self.address, "content": _rows_hash(table)}
-        with written_whole(self.path) as path:
-            table.to_parquet(path)
-
-    def read(self):
-        if self.table is None:
-            table = pd.read_parquet(self.path)
-            about, table.attrs = table.attrs, {}
-            if about.get("address") != self.address:
-                raise ValueError("it holds another result than its name says")
-            if about["content"] != _rows_hash(table):
-                raise ValueError("its content was changed")
-            self.table = table
-        return self.table
-
-
-def _rows_hash(table):
-    return hashlib.sha256(pd.util.hash_pandas_object(table).to_numpy().tobytes()).hexdigest()

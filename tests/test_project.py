@@ -112,7 +112,8 @@ def test_no_tracked_file_names_a_path_of_a_machine():
 
 
 def test_importing_metalib_is_light():
-    heavy = ["matplotlib", "sklearn", "skimage", "robustbench", "timm", "huggingface_hub", "foolbox", "IPython", "seaborn"]
+    heavy = ["matplotlib", "sklearn", "skimage", "robustbench", "timm", "huggingface_hub", "foolbox", "IPython", "seaborn",
+             "dask", "papermill"]
     code = f"import sys, metalib; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
@@ -120,7 +121,7 @@ def test_importing_metalib_is_light():
 def test_modules_import_downwards_only():
     order = ["version", "classes", "metrics", "crossed", "data", "progress", "stages", "models", "conformance", "external", "zoo",
              "spectra", "priors", "starts", "optimizers", "combinations", "nulls", "generate", "store", "run", "representation",
-             "transfer", "confidence", "seeing", "plots"]
+             "transfer", "chapters", "tasks", "sweep", "confidence", "seeing", "plots"]
     assert {path.stem for path in (ROOT / "metalib").glob("*.py")} | {"zoo"} == {*order, "__init__"}
     for name in order:
         path = ROOT / "metalib" / (f"{name}.py" if name != "zoo" else "zoo/__init__.py")

@@ -1,0 +1,106 @@
+"""What does an evaluation cost, by network, stage and number of images? One thread of one processor, one row each.
+
+    python benchmarks/scaling.py            # some minutes; writes book/full/scaling.csv, and goes on with networks that it lacks
+
+Seconds are those of the processor, not of the clock, so that a busy machine changes them little; a cost is the difference of a
+longer and a shorter run of `generate`, over the evaluations between them, the least of some repeats. Operations are counted by
+torch (torch.utils.flop_counter: matrix products and convolutions, a multiplication and an addition as two). ImageNet networks
+have random weights here, which takes as long; their stages are the eight that lie nearest to evenly spaced depths. Parts:
+
+- evaluation: one evaluation (forward to the stage, backward to the pixels) with the published update rule, per image
+- rule: what `spectral_lbfgs` adds to it by itself, once its history is full, per image; it depends on the number of pixels only
+- batch: an evaluation in batches of several sizes, per image
+- show: a forward pass through the whole network, per image
+"""
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from metalib import generate, load_images, load_model, store
+
+SMALL = ["zoo/vgg-standard-0", "zoo/resnet-standard-0", "zoo/cct-standard-0", "zoo/convnext-standard-0"]
+LARGE = ["torchvision/alexnet", "torchvision/vgg19", "torchvision/resnet18", "torchvision/resnet50", "torchvision/convnext_tiny",
+         "torchvision/vit_b_16"]
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("models", nargs="*", default=[*SMALL, *LARGE])
+parser.add_argument("--repeats", type=int, default=3)
+parser.add_argument("--images", type=int, default=2, help="that an ImageNet network is timed with")
+parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "book" / "full" / "scaling.csv")
+arguments = parser.parse_args()
+torch.set_num_threads(1)
+
+
+def cpu_seconds(work):
+    """Seconds of the processor for a function, the least of some repeats."""
+    took = []
+    for _ in range(arguments.repeats):
+        began = time.process_time()
+        work()
+        took.append(time.process_time() - began)
+    return min(took)
+
+
+def evaluation(model, images, stage, rule="published", first=1, last=5):
+    """Seconds of an evaluation of one image, from runs of `first` and of `last`."""
+    def run(steps):
+        return lambda: generate(model, images, stage, optimizer=rule, steps=steps, exact_batches=False)
+    generate(model, images, stage, optimizer=rule, steps=1, exact_batches=False)
+    return (cpu_seconds(run(last)) - cpu_seconds(run(first))) / (last - first) / len(images)
+
+
+def operations(model, image, stage):
+    """Of an evaluation of one image, and of a forward pass of the whole network."""
+    with FlopCounterMode(display=False) as both:
+        pixels = image.clone().requires_grad_()
+        model.unchecked_activations(pixels, stage).square().sum().backward()
+    with FlopCounterMode(display=False) as whole, torch.no_grad():
+        model(image)
+    return both.get_total_flops(), whole.get_total_flops()
+
+
+def stored(model, images, stage):
+    """Bytes of one stored metamer with its reference and its start."""
+    with tempfile.TemporaryDirectory() as folder:
+        store.save(generate(model, images, stage, steps=1), folder)
+        return (Path(folder) / store.FILE).stat().st_size // len(images)
+
+
+for name in arguments.models:
+    done = pd.read_csv(arguments.out) if arguments.out.is_file() else pd.DataFrame({"model": []})
+    if name in set(done["model"]):
+        continue
+    rows, large = [], name in LARGE
+    model = load_model(name, pretrained=not large)
+    source = "imagenet-samples" if large else "cifar10-samples"
+    images = load_images(source, n=arguments.images if large else 10, seed=0, size=model.input_size).images
+    depths = np.linspace(0, len(model.stages) - 1, 8).round().astype(int) if large else range(len(model.stages))
+    about = {"model": name, "side": model.input_size, "parameters": sum(p.numel() for p in model.parameters())}
+    for stage in [model.stages[depth] for depth in dict.fromkeys(depths)]:
+        both, whole = operations(model, images[:1], stage)
+        rows.append({"part": "evaluation", **about, "stage": stage, "units": int(np.prod(model.shapes[stage])),
+                     "images": len(images), "operations": both,
+                     "seconds": evaluation(model, images, stage, last=3 if large else 9)})
+        print(name, stage, f"{both / 1e9:.3f} G, {1000 * rows[-1]['seconds']:.1f} ms", flush=True)
+    with torch.no_grad():
+        rows.append({"part": "show", **about, "images": len(images), "operations": whole,
+                     "seconds": cpu_seconds(lambda model=model, images=images: model(images)) / len(images)})
+    if name in (SMALL[0], LARGE[0]):
+        first = model.stages[0]
+        rows[-1]["bytes"] = stored(model, images, first)
+        ours, plain = (evaluation(model, images, first, rule, 25, 45) for rule in ("spectral_lbfgs", "published"))
+        rows.append({"part": "rule", **about, "stage": first, "images": len(images), "seconds": ours - plain})
+    if name in (SMALL[0], SMALL[2]):
+        some = load_images(source, n=16, seed=0).images
+        rows += [{"part": "batch", **about, "stage": "group3", "images": size,
+                  "seconds": evaluation(model, some[:size], "group3", last=9)} for size in (1, 2, 4, 8, 16)]
+    made = store.provenance()
+    table = pd.DataFrame(rows).assign(threads=1, repeats=arguments.repeats, hardware=made["hardware"], date=made["date"][:10])
+    with store.written_whole(arguments.out) as temporary:
+        pd.concat([done, table]).to_csv(temporary, index=False, float_format="%.4g")

@@ -1,0 +1,104 @@
+"""Chapters at full scale: execute those of a profile that have no record yet, and list the records in the table of contents.
+
+    python book/record.py full                              # what `make full` runs; PROFILE is a folder of notebooks/profiles/
+    python book/record.py full --images folder:PATH         # images from there, whatever the profile says
+
+A profile is a folder of papermill parameter files, one for each chapter. Records are written to book/full/ when they are complete,
+without times and paths of this machine, and with a last cell that says what they were made with. To make one again, delete it. A
+chapter that fails does not stop the others; how far it came lies in .cache/full/.
+"""
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from metalib import chapters, store
+
+ROOT = Path(__file__).parents[1]
+PART = "Full-scale results"
+
+
+class Indented(yaml.SafeDumper):
+    """Lists are indented, as by hand."""
+
+    def increase_indent(self, flow=False, indentless=False):
+        return super().increase_indent(flow, False)
+
+
+def parameters_of(profile, images=None):
+    """What a profile sets, with images from another source where it names one; wrong names raise a ValueError."""
+    parameters = yaml.safe_load(profile.read_text())
+    if images:
+        parameters |= {name: images for name in ("image_set", "natural_set") if name in parameters}
+    chapters.check_parameters(chapter_of(profile), parameters)
+    return parameters
+
+
+def chapter_of(profile):
+    return ROOT / "notebooks" / f"{profile.stem}.ipynb"
+
+
+def record(profile, path, parameters):
+    """Execute the chapter of a profile and write its record to `path`, whole or not at all."""
+    chapter, folder = chapter_of(profile), ROOT / ".cache" / "full"
+    folder.mkdir(parents=True, exist_ok=True)
+    chapters.execute(chapter, folder / path.name, parameters, progress=sys.stderr.isatty())
+    done = chapters.cleaned(nbformat.read(folder / path.name, as_version=4))
+    for cell in done.cells:
+        cell.source = cell.source.replace("](../book/", "](../")  # links from the record's own folder
+        cell.source = re.sub(r"\]\((\d\d_\w+\.ipynb)", r"](../../notebooks/\1", cell.source)
+    done.cells.append(nbformat.v4.new_markdown_cell(stamp(store.provenance(), profile, chapter)))
+    with store.written_whole(path) as temporary:
+        nbformat.write(done, temporary)
+
+
+def stamp(made, profile, chapter):
+    """The last cell of a record."""
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    return (f"*This record* was made on {made['date'][:10]} with the parameters of `{profile.relative_to(ROOT).as_posix()}` on "
+            f"{made['hardware']}; {versions}; code of `metalib` {made['code'][:12]}, cells of the chapter "
+            f"{store.address_of(chapters.code_of(chapter))[:12]} (SHA-256).")
+
+
+def list_records():
+    """List all records in the table of contents, as a part of its own after the results."""
+    path = ROOT / "_toc.yml"
+    contents = yaml.safe_load(path.read_text())
+    records = [{"file": f"book/full/{found.stem}"} for found in sorted((ROOT / "book" / "full").glob("*.ipynb"))]
+    parts = [part for part in contents["parts"] if part["caption"] != PART]
+    if records:
+        place = [part["caption"] for part in parts].index("Results") + 1
+        parts.insert(place, {"caption": PART, "chapters": records})
+    with store.written_whole(path) as temporary:
+        Path(temporary).write_text(yaml.dump({**contents, "parts": parts}, Dumper=Indented, sort_keys=False))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("profile", choices=sorted(path.name for path in (ROOT / "notebooks" / "profiles").iterdir()))
+    parser.add_argument("--images", help="a source of load_images, such as folder:PATH")
+    options = parser.parse_args()
+    profiles = sorted((ROOT / "notebooks" / "profiles" / options.profile).glob("*.yml"))
+    parameters = [parameters_of(profile, options.images) for profile in profiles]  # all, before hours are spent on the first
+    suffix, failed = "" if options.profile == "full" else f"-{options.profile}", []
+    for number, profile in enumerate(profiles, 1):
+        path = ROOT / "book" / "full" / f"{profile.stem}{suffix}.ipynb"
+        print(f"[{number}/{len(profiles)}] {path.relative_to(ROOT)}", "is there" if path.is_file() else "...", flush=True)
+        try:
+            if not path.is_file():
+                record(profile, path, parameters[number - 1])
+        except Exception as error:  # whatever fails in a chapter, the next one is tried
+            failed.append(f"{profile.stem}: {type(error).__name__}: {error}; see .cache/full/{path.name}")
+    list_records()
+    if failed:
+        raise SystemExit("\n".join(["Not finished; the same command tries these again:", *failed]))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"{error}") from error
