@@ -29,7 +29,7 @@ notebooks: .venv/ready  ## execute the chapters in place, to commit their output
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.timeout=900 notebooks/*.ipynb
 
-# Chapters at the scale of PROFILE, a folder of notebooks/profiles/, into book/full/; IMAGES=folder:PATH takes references from a folder.
+# Chapters at the scale of PROFILE, a folder of notebooks/profiles/, into book/full/; IMAGES=folder:PATH takes the images from a folder.
 # Records that are there are not made again, whatever their age: delete one to make it anew. Then the report is built with them.
 full: .venv/ready  ## execute the chapters of a profile that have no record yet, and build the report with their records
 	$(BIN)/python book/record.py $(PROFILE) $(if $(IMAGES),--images $(IMAGES))

@@ -14,7 +14,8 @@ from metalib.priors import total_variation
 
 
 def spectral_slope(images):
-    """Slope (B,) of log power against log frequency of images (B, 3, H, W): about -2 for photographs, 0 for white noise.
+    """Slope (B,) of log power against log frequency of images (B, 3, H, W): about -2 for large photographs (the bundled small
+    ones are steeper), 0 for white noise.
 
     Field 1987 (doi:10.1364/JOSAA.4.002379). Power is summed over colours and averaged over all orientations, for each whole number
     of cycles per image from 2 to the highest that all orientations have. A Hann window hides that images do not go on at their

@@ -217,7 +217,7 @@ class StoredFile:
     ending = ""
 
     def __init__(self, folder, address, about):
-        self.path, self.address, self.about, self.checked = Path(folder) / f"{address}.{self.ending}", address, about, False
+        self.path, self.address, self.about = Path(folder) / f"{address}.{self.ending}", address, about
 
     def there(self):
         """Whether the result is on disk and whole. What is there but is not that result is set aside."""

@@ -113,7 +113,7 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
         for entry in generators:
             for stage in chosen[entry.name]:
                 address = address_of(entry.fingerprint, stage, references, options, stop and null_of.identity(entry, stage),
-                                   null_of.identity(entry, stage), __version__)
+                                     null_of.identity(entry, stage), __version__)
                 file = _MetamerFile(folder, address, {"generator": entry.name, "stage": stage})
                 if not file.there():
                     model = load(entry)
@@ -131,7 +131,8 @@ def transfer_study(generators, observers, images, *, stages=None, directory=None
                 for stage in chosen[generator.name]:
                     there, metamers = corresponding_stage(generator, stage, observer), made[generator.name, stage]
                     address = address_of(metamers.content(), observer.fingerprint, there, references, images.class_names,
-                                       images.labels.tolist(), null_of.identity(observer, there), controls, batch_size, __version__)
+                                         images.labels.tolist(), null_of.identity(observer, there), controls, batch_size,
+                                         __version__)
                     part = TableFile(folder, address, {"generator": generator.name, "stage": stage, "observer": observer.name})
                     if not part.there():
                         watch = watch or _Watch(load(observer), images, batch_size)
@@ -425,7 +426,7 @@ def _labels(model, images):
 
 class _MetamerFile(StoredFile):
     """Metamers and their controls (8-bit), and what their own generator makes of them."""
-    ending = "safetensors"
+    ending, checked = "safetensors", False
 
     def write(self, metamers, verdict, seed):
         near = starts.perturbation(metamers.references, verdict["distance"], seed=seed)

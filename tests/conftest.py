@@ -1,4 +1,5 @@
 """Shared pieces: the bundled images, a small untrained network, and the larger image set where a machine has it."""
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,12 @@ def robust():
     return load_model("zoo/vgg-robust-0")
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def one_thread():
-    """As many threads as a process that the test starts has: sums in another order round otherwise."""
+    """As many threads as a process that a test starts has: sums in another order round otherwise."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import small_network
+from conftest import one_thread, small_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -195,12 +195,8 @@ def started(folder, recipe, ranks, *arguments):
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     """The images of one process with one thread, as each of the processes below has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return run(RECIPE, tmp_path_factory.mktemp("one"))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_two_ranks_make_the_images_of_one(tmp_path, one_process):
