@@ -4,6 +4,8 @@ BIN := .venv/bin
 CODE := $(shell find metalib -name '*.py' -o -path '*weights/*')
 export PYTHONHASHSEED := 0
 PROFILE ?= full
+# One test process per core: with more threads than cores all of them would wait for each other.
+ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: book test unit notebook-test book-check notebooks full picture lint lock clean
 
@@ -14,10 +16,11 @@ book: .venv/ready _build/fresh  ## execute the chapters and build the report
 test: lint unit notebook-test book-check  ## everything that CI runs
 
 unit: .venv/ready
-	$(BIN)/pytest
+	$(ONE_THREAD) $(BIN)/pytest -n auto
 
 notebook-test: .venv/ready  ## replay the chapters and compare the outputs that a test holds
-	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 --nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider -o addopts= notebooks
+	$(ONE_THREAD) $(BIN)/pytest -n auto --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
+		--nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider -o addopts= notebooks
 
 book-check: .venv/ready  ## the strict build, from the committed outputs: nothing is executed
 	mkdir -p .cache

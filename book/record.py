@@ -50,9 +50,19 @@ def record(profile, path, parameters):
     for cell in done.cells:
         cell.source = cell.source.replace("](../book/", "](../")  # links from the record's own folder
         cell.source = re.sub(r"\]\((\d\d_\w+\.ipynb)", r"](../../notebooks/\1", cell.source)
+    title, _, text = done.cells[0].source.partition("\n")
+    done.cells[0].source = f"{title}\n\n{note(profile)}\n{text}"
     done.cells.append(nbformat.v4.new_markdown_cell(stamp(store.provenance(), profile, chapter)))
     with store.written_whole(path) as temporary:
         nbformat.write(done, temporary)
+
+
+def note(profile):
+    """What stands below the title of a record."""
+    chapter = f"[chapter](../../notebooks/{profile.stem}.ipynb)"
+    return (f"*This page is a record at another scale than the {chapter}'s.* Its figures, tables, and the numbers that are computed "
+            "are of this run, whose parameters stand below the defaults. The sentences are the chapter's: what they say of the default "
+            "run, such as its number of photographs, does not hold here.")
 
 
 def stamp(made, profile, chapter):

@@ -76,8 +76,15 @@ def differences(table, by, pairs, *, value="agrees", resamples=2000, level=0.95,
     Returns:
         pandas.DataFrame, one row per pair: `first`, `second`, `difference`, `low`, `high`, and `empty`, which says of which groups
         the table has no rows; then there are no numbers. Intervals as of `means`, with the degrees of freedom of the smaller group.
+
+    Raises:
+        ValueError: as of `means`; or rows of one generator, observer, image (and stage) in two groups, whose effects would cancel.
     """
     table, groups, group = _grouped(table, [by], value)
+    cells = pd.DataFrame({"group": group}).groupby([table[name].to_numpy() for name in (*FACTORS, "stage") if name in table])
+    if (cells["group"].nunique() > 1).any():
+        raise ValueError(f"groups of {by} share generator, observer and image; subtract these rows first, and take `means` of what "
+                         "is left")
     point, draws, freedom = _resampled(table, group, len(groups), value, resamples, seed)
     number = {name: place for place, name in enumerate(groups[by])}
     rows = []

@@ -25,7 +25,7 @@ from metalib.data import ImageSet, pixels, to_8_bits
 from metalib.models import Model
 from metalib.stages import StageReached, hooked
 from metalib.starts import at_distance, image_generator
-from metalib.store import written_whole
+from metalib.store import fingerprint, sha256, written_whole
 
 NULLS = ("random", "same-class", "distance", "noise", "blend")
 SECOND_ORDER = ("correlation_pearson", "correlation_spearman", "euclidean_pearson", "euclidean_spearman", "cka")
@@ -532,7 +532,7 @@ def _run(model, images, stages, batch_size):
 
 def _natural(model, images, stages, folder, batch_size):
     """Yield each stage with the activations of natural images, from the cache where it has them."""
-    content = _digest(model, images) if folder else ""
+    content = _content(model, images) if folder else ""
     path = {stage: folder and folder / f"{hashlib.sha256((content + stage).encode()).hexdigest()[:40]}.npy" for stage in stages}
     units = sum(math.prod(model.shapes[stage]) for stage in stages)
     at_once = {}
@@ -555,15 +555,11 @@ def _cache_folder(cache):
     return Path(cache or os.environ.get("METALIB_CACHE") or Path.home() / ".cache" / "metalib" / "activations").expanduser()
 
 
-def _digest(model, images):
-    """Of what decides the activations: weights, architecture, and the images, with the answer to the first of them."""
-    digest = hashlib.sha256(repr(model.module).encode())
+def _content(model, images):
+    """What decides the activations: the model, with its answer to the first of the images, and the images."""
     with torch.no_grad():
-        tensors = [*model.state_dict().values(), images, model(images[:1].to(model.device)).round(decimals=2)]
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+        answer = model(images[:1].to(model.device)).round(decimals=2)
+    return fingerprint(model) + sha256({"images": images, "answer": answer})
 
 
 def _from_cache(path):

@@ -59,7 +59,7 @@ def run(recipe, folder, *, checkpoint_every=50):
     keywords = {key: value for key, value in recipe.items() if key in PASSED_ON}
     images = load_images(**recipe["images"])
     models = [load_model(name) for name in recipe["models"]]
-    if "stop" in recipe:
+    if recipe.get("stop"):
         pool = load_images(**recipe["null_images"]) if "null_images" in recipe else None
         keywords["stop"] = [load_null(model, stage, images=pool) for model, stage in zip(models, recipe["stages"])]
     first = process_rank()[0] == 0

@@ -126,9 +126,17 @@ def sha256(tensors):
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
-        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes() if tensors[name].ndim
-                      else str(tensors[name].item()).encode())
+        digest.update(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def fingerprint(model):
+    """Hash of what decides what a Model computes: layers, weights, normalisation, stages and classes, not its name.
+
+    Layers count by what they print: the code behind them is not seen.
+    """
+    return address_of(repr(model.module), model.stages, model.input_size, model.class_names, model.coarse_names,
+                      sha256(model.state_dict()))
 
 
 # --- Tables, and files that are named by what went into them ----------------------------------------------------------

@@ -12,19 +12,22 @@ from metalib.transfer import transfer_study
 
 
 def generation(model, stage, optimizer="spectral_lbfgs", image_set="cifar10-samples", split=None, n_images=20, size=32, steps=200,
-               seed=0, until_passed=True, device="cpu"):
-    """Metamers of one model at one stage, judged: the rows of `metalib.judge`. Its null has to ship with the model.
+               seed=0, until_passed=True, check_every=5, device="cpu"):
+    """Metamers of one model at one stage, judged: the rows of `metalib.judge`, and the `seconds` that they took together.
+
+    Its null has to ship with the model.
 
     Args:
         model, stage: names.
-        optimizer, steps, seed, device: of `generate`.
+        optimizer, steps, seed, check_every, device: of `generate`.
         image_set, split, n_images, size: of `load_images`.
         until_passed: stop an image where it first passes the criterion.
     """
     network = load_model(model, device=device)
     images, null = load_images(image_set, split=split, n=n_images, seed=seed, size=size), load_null(network, stage)
-    metamers = generate(network, images, stage, optimizer=optimizer, steps=steps, seed=seed, stop=null if until_passed else None)
-    return judge(network, stage, metamers, null)
+    metamers = generate(network, images, stage, optimizer=optimizer, steps=steps, seed=seed, stop=null if until_passed else None,
+                        check_every=check_every)
+    return judge(network, stage, metamers, null).assign(seconds=metamers.seconds)
 
 
 def transfer(generator, stage, observers=(), image_set="cifar10-samples", split=None, n_images=20, size=32, null_set=None,

@@ -27,7 +27,7 @@ from metalib.models import Model, load_model
 from metalib.nulls import judge, load_null
 from metalib.progress import bar
 from metalib.stages import hooked
-from metalib.store import StoredFile, TableFile, address_of, sha256, written_whole
+from metalib.store import StoredFile, TableFile, address_of, fingerprint, sha256, written_whole
 from metalib.version import __version__
 
 RELATIONS = ("itself", "other seed", "other training", "other architecture", "both differ")
@@ -224,7 +224,7 @@ class _Loader:
             raise ValueError(f"a model is given by its name or as a Model (see wrap_model), not as {type(given).__name__}")
         model = self._load(given)
         model.check_images(images.images)
-        entry = _Entry(name, given, _fingerprint(model), model.stages, {**model.card, **self.cards.get(name, {})})
+        entry = _Entry(name, given, fingerprint(model), model.stages, {**model.card, **self.cards.get(name, {})})
         if self.known.setdefault(name, entry).fingerprint != entry.fingerprint:
             raise ValueError(f"two different models are called {name}; give one of them another name in wrap_model")
         return self.known[name]
@@ -239,16 +239,6 @@ class _Loader:
             self.latest = None  # the one before is let go first
             self.latest = entry, self._load(entry.given)
         return self.latest[1]
-
-
-def _fingerprint(model):
-    """Hash of what a model computes: its structure, weights, stages and input normalisation."""
-    structure = str(model.module), model.stages, model.input_size, model.class_names, model.coarse_names
-    digest = hashlib.sha256(repr(structure).encode())
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    return digest.hexdigest()
 
 
 class _Nulls:

@@ -181,3 +181,6 @@ def test_bad_tables_are_told():
         crossed.means(table, "relation", resamples=1)
     with pytest.raises(ValueError, match="unknown method 'kendall'"):
         crossed.correlation(table, "agrees", "image", clusters="generator", method="kendall")
+    twice = pd.concat([table.assign(kind="a"), table.assign(kind="b")])
+    with pytest.raises(ValueError, match="subtract these rows first"):
+        crossed.differences(twice, "kind", [("a", "b")])

@@ -175,7 +175,7 @@ def save_atomically(path, save):
     os.replace(temporary, path)
 
 
-def accuracy(model, images, epsilon=None, batch_size=500):
+def accuracy(model, images, epsilon=None, batch_size=100):
     """Share of an ImageSet that a model classifies correctly; with `epsilon`, also after PGD-20 in that L2 radius."""
     generator = torch.Generator().manual_seed(0)
     correct = 0
