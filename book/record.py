@@ -60,9 +60,9 @@ def record(profile, path, parameters):
 def note(profile):
     """What stands below the title of a record."""
     chapter = f"[chapter](../../notebooks/{profile.stem}.ipynb)"
-    return (f"*This page is a record at another scale than the {chapter}'s.* Its figures, tables, and the numbers that are computed "
-            "are of this run, whose parameters stand below the defaults. The sentences are the chapter's: what they say of the default "
-            "run, such as its number of photographs, does not hold here.")
+    return (f"*This page is a record at another scale than the {chapter}'s.* Its figures, tables, and the numbers that are "
+            "computed are of this run, whose parameters stand below the defaults. The sentences are the chapter's: what they say "
+            "of the default run, such as its number of photographs, does not hold here.")
 
 
 def stamp(made, profile, chapter):
