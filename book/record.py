@@ -77,7 +77,9 @@ def list_records():
     """List all records in the table of contents, as a part of its own after the results."""
     path = ROOT / "_toc.yml"
     contents = yaml.safe_load(path.read_text())
-    records = [{"file": f"book/full/{found.stem}"} for found in sorted((ROOT / "book" / "full").glob("*.ipynb"))]
+    found = sorted(path.stem for path in (ROOT / "book" / "full").glob("*.ipynb"))
+    records = [{"file": f"book/full/{stem}", "title": f"Chapter {stem[:2].lstrip('0')}, {stem.partition('-')[2] or 'full'}"}
+               for stem in found]
     parts = [part for part in contents["parts"] if part["caption"] != PART]
     if records:
         place = [part["caption"] for part in parts].index("Results") + 1
