@@ -152,22 +152,22 @@ def cost_and_distinctness(table, by, *, ax=None):
     return ax
 
 
-def shares(table, x, by, *, ax=None):
-    """Shares with intervals, side by side for each value of `x`.
+def side_by_side(table, x, by, *, value="share", low="from", high="to", ax=None):
+    """Values with intervals, side by side for each value of `x`.
 
     Args:
         table: one row per point with the columns `x` (its values are drawn in order, evenly spaced), `by` (told apart by colour),
-            share, from and to (the ends of the interval).
+            `value`, `low` and `high` (the ends of the interval).
     """
     ax = ax or plt.gca()
     places, kinds = table[x].unique(), table[by].unique()
     for number, (kind, color) in enumerate(zip(kinds, sns.color_palette("colorblind", len(kinds)))):
         rows = table[table[by] == kind].set_index(x).loc[places]
         at = np.arange(len(places)) + (number - (len(kinds) - 1) / 2) * 0.6 / len(kinds)
-        ax.errorbar(at, rows["share"], yerr=(rows["share"] - rows["from"], rows["to"] - rows["share"]), fmt="o", color=color,
-                    markersize=7, linewidth=2, label=kind)
+        ends = np.abs(rows[[low, high]].to_numpy().T - rows[value].to_numpy())
+        ax.errorbar(at, rows[value], yerr=ends, fmt="o", color=color, markersize=5, linewidth=1.5, label=kind)
     ax.set_xticks(range(len(places)), [f"{place}" for place in places])
-    ax.set(xlim=(-0.5, len(places) - 0.5), ylim=(-0.02, 1.02), xlabel=x, ylabel="share")
+    ax.set(xlim=(-0.5, len(places) - 0.5), xlabel=x, ylabel=value)
     return ax
 
 
@@ -362,16 +362,10 @@ def by_stage(verdict, value="auc", *, chance=0.5, ax=None):
         value: "auc" or "share".
         chance: where a line is drawn.
     """
-    ax = ax or plt.gca()
-    nulls = list(verdict["null"].unique())
-    for place, (null, color) in enumerate(zip(nulls, sns.color_palette("colorblind", len(nulls)))):
-        rows = verdict[verdict["null"] == null]
-        x = np.arange(len(rows)) + (place - (len(nulls) - 1) / 2) * 0.14
-        ends = np.abs(rows[[f"{value}_low", f"{value}_high"]].to_numpy().T - rows[value].to_numpy())
-        ax.errorbar(x, rows[value], yerr=ends, fmt="o", color=color, markersize=4, linewidth=1.2, label=null)
+    ax = side_by_side(verdict, "stage", "null", value=value, low=f"{value}_low", high=f"{value}_high", ax=ax)
     ax.axhline(chance, color="0.6", linewidth=0.8, zorder=0)
-    ax.set_xticks(range(len(rows)), rows["stage"], rotation=45, ha="right", fontsize=9)
-    ax.set(ylim=(-0.02, 1.02))
+    ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=45, ha="right", fontsize=9)
+    ax.set(xlabel="", ylabel="", ylim=(-0.02, 1.02))
     return ax
 
 

@@ -13,6 +13,7 @@ import torch
 from torchvision.transforms import functional as transforms
 
 from metalib.data import ImageSet, pixels
+from metalib.metrics import rms_distance
 from metalib.spectra import falling, weighed
 
 
@@ -121,6 +122,17 @@ def perturbation(references, distance, *, seed=0):
     return at_distance(references, noises, distance)
 
 
+def nearer(images, references, distance):
+    """Images moved on the straight line to their references until they are as near as `distance` asks; nearer ones stay.
+
+    Args:
+        images, references: (B, 3, H, W) in [0, 1].
+        distance: (B,), root mean square differences.
+    """
+    share = distance / rms_distance(images, references).clamp_min(1e-12)
+    return torch.lerp(references, images, share.clamp(max=1).view(-1, 1, 1, 1))
+
+
 def at_distance(references, directions, distance):
     """References moved along directions (B, 3, H, W) as far as the root mean square `distance` (B,) asks, after clipping to [0, 1].
 
@@ -131,7 +143,7 @@ def at_distance(references, directions, distance):
     for _ in range(40):  # bisection on the scale; the distance grows with it
         scale = (low + high) / 2
         images = (references + scale.view(-1, 1, 1, 1) * directions).clamp(0, 1)
-        far = (images - references).flatten(1).square().mean(1).sqrt() > distance
+        far = rms_distance(images, references) > distance
         low, high = torch.where(far, low, scale), torch.where(far, scale, high)
     return images
 

@@ -4,6 +4,7 @@ import torch
 from scipy import ndimage
 
 from metalib import generate, load_images, starts
+from metalib.metrics import rms_distance
 from metalib.starts import STARTS
 
 
@@ -36,6 +37,16 @@ def test_blend_is_the_stated_mixture_of_reference_and_noise(samples):
     torch.testing.assert_close(blend, 0.3 * samples.images + 0.7 * noise)
     assert torch.equal(whole, samples.images)
     assert noise.mean().item() == pytest.approx(0.5, abs=0.001) and noise.std().item() == pytest.approx(0.05, abs=0.001)
+
+
+def test_nearer_images_have_the_distance_asked_for_or_stay(samples):
+    other = samples.images.flip(0)
+    apart, distance = rms_distance(other, samples.images), torch.linspace(0.05, 1, len(other))
+    images = starts.nearer(other, samples.images, distance)
+    assert torch.allclose(rms_distance(images, samples.images), torch.minimum(distance, apart), atol=1e-5)
+    assert torch.equal(images[apart <= distance], other[apart <= distance]) and (apart <= distance).any()
+    halfway = (images - samples.images) * (other - samples.images)  # between the two, in every pixel
+    assert (halfway >= -1e-6).all() and torch.equal(starts.nearer(other, other, distance), other)
 
 
 def test_perturbations_have_the_distance_asked_for(samples):
