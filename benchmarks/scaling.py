@@ -7,7 +7,8 @@ longer and a shorter run of `generate`, over the evaluations between them, the l
 torch (torch.utils.flop_counter: matrix products and convolutions, a multiplication and an addition as two). ImageNet networks
 have random weights here, which takes as long; their stages are the eight that lie nearest to evenly spaced depths. Parts:
 
-- evaluation: one evaluation (forward to the stage, backward to the pixels) with the published update rule, per image
+- evaluation: one evaluation (forward to the stage, backward to the pixels) with the published update rule, per image, and the bytes
+  that its forward pass keeps for the way back
 - rule: what `spectral_lbfgs` adds to it by itself, once its history is full, per image; it depends on the number of pixels only
 - batch: an evaluation in batches of several sizes, per image
 - show: a forward pass through the whole network, per image
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from metalib import generate, load_images, load_model, store
@@ -65,6 +67,20 @@ def operations(model, image, stage):
     return both.get_total_flops(), whole.get_total_flops()
 
 
+def kept(model, image, stage):
+    """Bytes that the forward pass of one image keeps for the way back, without the weights; counted, not measured."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in model.module.state_dict().values()}
+    sizes = {}
+
+    def keep(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        reached = model.unchecked_activations(image.clone().requires_grad_(), stage)  # holds what was kept, at its place
+    return reached.nbytes + sum(size for place, size in sizes.items() if place not in weights)
+
+
 def stored(model, images, stage):
     """Bytes of one stored metamer with its reference and its start."""
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +101,7 @@ for name in arguments.models:
     for stage in [model.stages[depth] for depth in dict.fromkeys(depths)]:
         both, whole = operations(model, images[:1], stage)
         rows.append({"part": "evaluation", **about, "stage": stage, "units": int(np.prod(model.shapes[stage])),
-                     "images": len(images), "operations": both,
+                     "images": len(images), "operations": both, "kept": kept(model, images[:1], stage),
                      "seconds": evaluation(model, images, stage, last=3 if large else 9)})
         print(name, stage, f"{both / 1e9:.3f} G, {1000 * rows[-1]['seconds']:.1f} ms", flush=True)
     with torch.no_grad():
