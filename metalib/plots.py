@@ -204,18 +204,23 @@ def accuracy_and_robustness(table, *, ax=None):
     return ax
 
 
-def transfer_matrix(matrix, *, bar=False, ax=None):
-    """Generators (rows) x observers (columns) as a heat map with its numbers; own metamers are framed, empty cells had none."""
-    ax = ax or plt.gca()
-    small = len(matrix) <= 10
-    sns.heatmap(matrix.astype(float), vmin=0, vmax=1, cmap="viridis", square=True, annot=small, fmt=".1f", cbar=bar, ax=ax,
-                annot_kws={"fontsize": 8}, linewidths=0.5, xticklabels=True, yticklabels=True)
+def transfer_matrix(matrix, *, ax=None):
+    """Generators (rows) x observers (columns) as a heat map with its numbers; own metamers are framed, empty cells had none.
+
+    With more than 16 networks a colour bar stands in for the numbers.
+    """
+    ax, few = ax or plt.gca(), len(matrix) <= 16
+    size = 9 if len(matrix) <= 10 else 7
+    numbers = matrix.astype(float).map(lambda value: "" if np.isnan(value) else f"{value:.1f}".lstrip("0").removesuffix(".0") or "0")
+    sns.heatmap(matrix.astype(float), vmin=0, vmax=1, cmap="viridis", square=True, annot=numbers if few else None, fmt="",
+                cbar=not few, ax=ax, annot_kws={"fontsize": size - 1}, linewidths=0.5, xticklabels=True, yticklabels=True)
     for row, generator in enumerate(matrix.index):
         if generator in matrix.columns:
             corner = list(matrix.columns).index(generator), row
             ax.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor="tab:red", linewidth=1.5))
-    ax.set_xticklabels([_short(name) for name in matrix.columns], rotation=90, fontsize=9)
-    ax.set_yticklabels([_short(name) for name in matrix.index], rotation=0, fontsize=9)
+    ax.set_xticklabels([_short(name) for name in matrix.columns], rotation=90, fontsize=size)
+    ax.set_yticklabels([_short(name) for name in matrix.index], rotation=0, fontsize=size)
+    ax.tick_params(length=2)
     ax.set(xlabel="observer", ylabel="generator")
     return ax
 
