@@ -211,8 +211,9 @@ def transfer_matrix(matrix, *, ax=None):
     """
     ax, few = ax or plt.gca(), len(matrix) <= 16
     size = 9 if len(matrix) <= 10 else 7
-    numbers = matrix.astype(float).map(lambda value: "" if np.isnan(value) else f"{value:.1f}".lstrip("0").removesuffix(".0") or "0")
-    sns.heatmap(matrix.astype(float), vmin=0, vmax=1, cmap="viridis", square=True, annot=numbers if few else None, fmt="",
+    matrix = matrix.astype(float)
+    numbers = matrix.map(lambda value: "" if np.isnan(value) else f"{value:.1f}".lstrip("0").removesuffix(".0") or "0")
+    sns.heatmap(matrix, vmin=0, vmax=1, cmap="viridis", square=True, annot=numbers if few else None, fmt="",
                 cbar=not few, ax=ax, annot_kws={"fontsize": size - 1}, linewidths=0.5, xticklabels=True, yticklabels=True)
     for row, generator in enumerate(matrix.index):
         if generator in matrix.columns:
