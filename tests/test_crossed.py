@@ -80,6 +80,22 @@ def test_stages_of_one_model_are_not_taken_for_more_models():
     assert np.allclose(once["high"] - once["low"], thrice["high"] - thrice["low"], rtol=0.1)
 
 
+def test_resampled_means_cover_the_truth_and_are_paired():
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(200):
+        matrix = rng.standard_normal((15, 1)) + rng.standard_normal(12) + rng.standard_normal((15, 12))
+        low, high = np.quantile(crossed.resampled_means(matrix, resamples=400), [0.025, 0.975])
+        inside.append(low <= 0 <= high)
+    assert 0.9 <= np.mean(inside) <= 0.99
+    other = rng.standard_normal(matrix.shape)
+    means = [crossed.resampled_means(some, resamples=50, seed=3) for some in (matrix, other, matrix - other)]
+    assert np.allclose(means[0] - means[1], means[2])
+    assert np.ptp(crossed.resampled_means(np.ones((3, 4)), resamples=20)) == 0
+    for bad in (np.ones(3), np.ones((0, 3)), np.where(matrix > 0, matrix, np.nan)):
+        with pytest.raises(ValueError, match="a matrix of numbers is needed"):
+            crossed.resampled_means(bad)
+
+
 def test_variance_explained_finds_whose_effect_it_is():
     for spread, factor in (((1, 0, 0, 0, 0, 0, 0.1), "generator"), ((0, 1, 0, 0, 0, 0, 0.1), "observer"),
                            ((0, 0, 0, 1, 0, 0, 0.1), "rest")):
