@@ -97,14 +97,14 @@ def differences(table, by, pairs, *, value="agrees", resamples=2000, level=0.95,
     return pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "empty"])
 
 
-def resampled_means(matrix, *, resamples=2000, seed=0):
+def resampled_means(values, *, resamples=2000, seed=0):
     """Means of a matrix of two crossed factors, such as draws of members and images, with rows and columns drawn again.
 
     Matrices of one shape get the same rows and columns, so that differences of two results are paired. An interval from them
     is somewhat too wide for many levels (Owen 2007, doi:10.1214/07-AOAS122) and too narrow for a few.
 
     Args:
-        matrix: numbers (R, C), none missing.
+        values: a matrix (R, C) of numbers, none missing.
 
     Returns:
         (resamples,) means.
@@ -112,13 +112,13 @@ def resampled_means(matrix, *, resamples=2000, seed=0):
     Raises:
         ValueError: a matrix that is empty, or has missing values.
     """
-    matrix = np.asarray(matrix, float)
-    if matrix.ndim != 2 or not matrix.size or np.isnan(matrix).any():
-        raise ValueError(f"a matrix of numbers is needed, none missing, and not one of shape {matrix.shape} "
-                         f"with {np.isnan(matrix).sum()} missing")
+    values = np.asarray(values, float)
+    if values.ndim != 2 or not values.size or np.isnan(values).any():
+        raise ValueError(f"a matrix of numbers is needed, none missing, and not one of shape {values.shape} "
+                         f"with {np.isnan(values).sum()} missing")
     rng = np.random.default_rng(seed)
-    rows, columns = (rng.integers(count, size=(resamples, count)) for count in matrix.shape)
-    return np.array([matrix[np.ix_(*drawn)].mean() for drawn in zip(rows, columns)])
+    rows, columns = (rng.integers(count, size=(resamples, count)) for count in values.shape)
+    return np.array([values[np.ix_(*drawn)].mean() for drawn in zip(rows, columns)])
 
 
 def matrix(table, value="agrees"):
