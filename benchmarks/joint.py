@@ -2,11 +2,11 @@
 
     python benchmarks/joint.py
 
-(a) A step of joint generation over the sum of the steps of the models alone. (b) Models of one architecture evaluated together by
-torch.func.vmap over their stacked weights, over one after the other. (c) Two ranks with one thread each, over one process with one
-thread, for the same images. Times are medians over interleaved repetitions.
+(a) A step of joint generation over the sum of the steps of the models alone. (b) A step of models of one architecture evaluated
+together, over one after the other. (c) Two ranks with one thread each, over one process with one thread, for the same images.
+Times are medians over interleaved repetitions.
 """
-import copy
+import functools
 import os
 import subprocess
 import sys
@@ -18,10 +18,8 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from torch.func import functional_call, stack_module_state, vmap
 
 from metalib import generate, load_images, load_model, store
-from metalib.stages import StageReached, hooked
 
 NAMES = ["zoo/vgg-standard-0", "zoo/vgg-robust-0", "zoo/cct-standard-0", "zoo/convnext-standard-0"]
 
@@ -48,35 +46,14 @@ def joint_cost(stage, batch, steps=10):
             "ratio": took["joint"] / alone}
 
 
-def together_cost(architecture, stage, batch, count=4):
-    """Seconds of forward and backward of models of one architecture by vmap, over one after the other."""
+def together_cost(architecture, stage, batch, count=4, steps=10):
+    """Seconds of a step of models of one architecture evaluated together, over one after the other."""
     models = [load_model(f"zoo/{architecture}-standard-0") for _ in range(count)]
     images = load_images("cifar10-samples").images[:batch]
-    network = copy.deepcopy(models[0].module)
-    parameters, buffers = stack_module_state([model.module for model in models])
-
-    def activations(parameters, buffers, x):
-        def leave(output):
-            raise StageReached(output)
-
-        with hooked(network, stage, leave):
-            try:
-                functional_call(network, (parameters, buffers), (x,))
-            except StageReached as reached:
-                return reached.output.flatten(1)
-
-    def stacked():
-        x = images.clone().requires_grad_()
-        vmap(activations, (0, 0, None))(parameters, buffers, models[0]._normalised(x)).square().sum().backward()
-
-    def in_turn():
-        for model in models:
-            x = images.clone().requires_grad_()
-            model.unchecked_activations(x, stage).square().sum().backward()
-
-    took = seconds({"stacked": stacked, "in turn": in_turn})
-    return {"part": "vmap over in turn", "case": f"{count} x {architecture}, {stage}, batch {batch}",
-            "ratio": took["stacked"] / took["in turn"]}
+    took = seconds({stacked: functools.partial(generate, models, images, [stage] * count, steps=steps, optimizer="adam",
+                                               exact_batches=False, stacked=stacked) for stacked in (False, True)})
+    return {"part": "stacked over in turn", "case": f"{count} x {architecture}, {stage}, batch {batch}",
+            "ratio": took[True] / took[False]}
 
 
 def ranks_cost(optimizer, steps=60, batch=20):
@@ -101,7 +78,7 @@ def ranks_cost(optimizer, steps=60, batch=20):
 
 if __name__ == "__main__":
     rows = [joint_cost("group1", 4), joint_cost("group3", 20)]
-    for architecture in ("vgg", "cct"):
+    for architecture in ("resnet", "vgg", "cct", "convnext"):
         rows += [together_cost(architecture, "group3", batch) for batch in (1, 20)]
     rows += [ranks_cost(optimizer) for optimizer in ("adam", "spectral_lbfgs")]
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))

@@ -43,7 +43,7 @@ def check_model(model, *, batch_size=4, seed=0, tolerance=1e-3):
                         "call model.module.eval()")
     if any(parameter.requires_grad for parameter in model.module.parameters()):
         problems.append("some weights ask for a gradient, which costs time and memory: call model.requires_grad_(False)")
-    order, _, _ = trace(model.module, model.stages, model._normalised(images[:1]), model.name)
+    order, _, _ = trace(model.module, model.stages, model.normalised(images[:1]), model.name)
     if order != tuple(model.stages):
         problems.append(f"stages are listed as {', '.join(model.stages)} but computed as {', '.join(order)}: wrap the module anew")
 

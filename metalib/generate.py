@@ -21,6 +21,7 @@ from metalib.nulls import NullDistribution
 from metalib.optimizers import LINE_SEARCHES, OPTIMIZERS
 from metalib.priors import PRIORS
 from metalib.progress import bar
+from metalib.stacked import Stacked, alike
 from metalib.starts import STARTS, image_generator, start_images
 from metalib.version import __version__
 
@@ -73,7 +74,7 @@ class Metamers:
 def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", optimizer_options=None, start="noise",
              start_options=None, prior=None, prior_options=None, jitter=0, steps=200, seed=0, stop=None, check_every=5,
              combine="worst", identity_relu=True, precision="float32", batch_size=128, exact_batches=True, device=None,
-             sequential=False, progress=None, pause=None, resume=None):
+             sequential=False, stacked=False, progress=None, pause=None, resume=None):
     """Make metamers: change starting images until the activations at a stage equal those of the references.
 
     The loss of an image is the Euclidean norm of the difference of its activations from those of its reference, divided by the
@@ -117,6 +118,9 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
             small batches, and makes a lone image up to eight times as slow. False leaves roundings to depend on the batch.
         device: where to compute, such as "cuda"; the models are moved there. None leaves them where they are.
         sequential: of several models, have only the one that is visited on `device`, the others where they are.
+        stacked: of several models, evaluate those of one architecture at one stage together (see `metalib.stacked`), which is
+            faster for few small images and slower for many on a CPU (`benchmarks/joint.py`). Needs a copy of their weights, and
+            leaves roundings to depend on the batch.
         progress: show a progress bar; None shows one where somebody is watching.
         pause: return, as if interrupted, after so many evaluations of a batch: for a checkpoint, from which `resume` goes on.
         resume: Metamers of the same call that was interrupted: images that were done are kept, the others go on.
@@ -163,6 +167,8 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
         raise ValueError(f"unknown prior {prior!r}; choose one of {', '.join(PRIORS)}, or None")
     prior_options = _all_options(PRIORS[prior], prior, prior_options or {}) if prior else {}
     rule, rule_name, rule_options = _rule(optimizer, optimizer_options or {})
+    if stacked and sequential:
+        raise ValueError("models that are visited one after the other are not evaluated together: stacked or sequential")
     if jitter < 0 or jitter and getattr(rule, "func", rule) in LINE_SEARCHES:
         raise ValueError("jitter must be 0 or more pixels, and a line search cannot compare what is seen shifted; "
                          "with jitter choose another rule, such as optimizer='adam'")
@@ -174,18 +180,20 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
         "prior": prior, "prior_options": prior_options, "jitter": jitter,
         "steps": steps, "seed": seed, "stop": [null.describe() for null in stops], "check_every": check_every,
         "combine": combine, "identity_relu": identity_relu, "precision": precision, "batch_size": batch_size,
-        "exact_batches": exact_batches, "device": str(device or models[mine[0]].device), "ranks": ranks,
+        "exact_batches": exact_batches, "stacked": stacked, "device": str(device or models[mine[0]].device), "ranks": ranks,
         "versions": {"metalib": __version__, "torch": str(torch.__version__)},
     }
     if resume is not None:
         _check_resumed(resume, recipe, references, starts)
 
     members = [Member(k, models[k], stages[k], stops[k] if stops else None) for k in mine]
-    loop = functools.partial(_optimise, members, len(models), device=torch.device(device or models[mine[0]].device),
+    kinds = alike([(member.model, member.stage) for member in members]) if stacked else [[k] for k in range(len(members))]
+    groups = [[members[k] for k in kind] for kind in kinds]
+    loop = functools.partial(_optimise, groups, len(models), device=torch.device(device or models[mine[0]].device),
                              rule=functools.partial(rule, **rule_options), steps=steps, check_every=check_every,
                              prior=functools.partial(PRIORS[prior], **prior_options) if prior else None, jitter=jitter, seed=seed,
                              combine=COMBINATIONS[combine], identity_relu=identity_relu, precision=precision, sequential=sequential,
-                             filled=_filled if exact_batches else lambda images, _shape: images, pause=pause,
+                             filled=_filled if exact_batches and not stacked else lambda images, _shape: images, pause=pause,
                              progress=progress if rank == 0 else False)
     began = time.perf_counter()
     parts, stopped = {}, False
@@ -220,12 +228,13 @@ class Member(NamedTuple):
     null: NullDistribution | None
 
 
-def _optimise(members, count_members, references, starts, before, *, device, rule, steps, check_every, combine, prior, jitter, seed,
+def _optimise(groups, count_members, references, starts, before, *, device, rule, steps, check_every, combine, prior, jitter, seed,
               identity_relu, precision, sequential, filled, pause, progress):
     """Optimise one batch. Images that are done leave it; on a GPU nothing is read back between two checks.
 
-    `members` are those of this rank, of `count_members` of all ranks. `before` is where to begin. `position` is where the loop
-    stands; it changes as a whole, after each step, so that an interrupt never falls in between.
+    `groups` are the lists of members of this rank that are evaluated together, of `count_members` of all ranks. `before` is where
+    to begin. `position` is where the loop stands; it changes as a whole, after each step, so that an interrupt never falls in
+    between.
     """
     shifts = jitter and torch.stack([torch.randint(2 * jitter + 1, (steps, 2), generator=image_generator(reference, seed))
                                      for reference in references]).to(device)
@@ -239,32 +248,37 @@ def _optimise(members, count_members, references, starts, before, *, device, rul
         "fine": torch.ones(count, dtype=torch.bool, device=device)}  # of those, which have had finite losses only
     until = steps if pause is None else min(steps, position["step"] + pause)
     visited = functools.partial(_visited, device=device if sequential else None)
-    targets, exact, labels = {}, {}, {}
-    for number, model, stage, null in members:
+    goals, exact, labels = [], {}, {}
+    for group in groups:
+        (_, model, stage, _), each = group[0], len(group)
+        network = model if each == 1 else Stacked([member.model for member in group], stage)
         with torch.no_grad(), visited(model) as there:
             seen = references.to(there)
             with _arithmetic(precision, there):
-                target = model.unchecked_activations(filled(seen, model.shapes[stage]), stage)[:count]
-            targets[number] = target
-            if null is not None:
-                exact[number] = target if precision == "float32" else model.activations(seen, stage)
-                labels[number] = model.answer(seen)
+                goal = network.unchecked_activations(filled(seen.repeat(each, 1, 1, 1), model.shapes[stage]), stage)[:each * count]
+            goals.append((network, goal.unflatten(0, (each, count))))
+            for member, own in zip(group, goals[-1][1]):
+                if member.null is not None:
+                    exact[member.number] = own if precision == "float32" else member.model.activations(seen, stage)
+                    labels[member.number] = member.model.answer(seen)
+    members = sum(groups, [])
 
     def objective(images, here, step):
         losses, gradients = [], []
-        for member in members:
-            model, stage, target = member.model, member.stage, targets[member.number]
+        for group, (network, goal) in zip(groups, goals):
+            (_, model, stage, _), each = group[0], len(group)
             with visited(model) as there, _arithmetic(precision, there):
-                pixels = images.detach().to(there).requires_grad_()
-                shown = _shifted(pixels, shifts[here, step].to(there), jitter) if jitter else pixels
-                activations = model.unchecked_activations(filled(shown, model.shapes[stage]), stage, identity_relu)
-                target = target if len(here) == count else target[here.to(there)]
+                pixels = images.detach().to(there).repeat(each, 1, 1, 1).requires_grad_()
+                shown = _shifted(pixels, shifts[here, step].to(there).repeat(each, 1), jitter) if jitter else pixels
+                activations = network.unchecked_activations(filled(shown, model.shapes[stage]), stage, identity_relu)
+                target = (goal if len(here) == count else goal[:, here.to(there)]).flatten(0, 1)
                 loss = (torch.linalg.vector_norm(activations[:len(pixels)] - target, dim=1)
                         / torch.linalg.vector_norm(target, dim=1))
                 gradient, = torch.autograd.grad(loss.sum(), pixels)
             losses.append(loss.detach().to(device))
             gradients.append(gradient.contiguous().to(device))  # one layout, so that rules round alike in every batch
-        losses, gradients = together(torch.stack(losses)), together(torch.stack(gradients))
+        losses = together(torch.cat(losses).unflatten(0, (-1, len(here))))
+        gradients = together(torch.cat(gradients).unflatten(0, (-1, len(here))))
         return losses, *(combine(losses, gradients) if count_members > 1 else (losses[0], gradients[0]))
 
     def passed(images, here):
@@ -277,11 +291,13 @@ def _optimise(members, count_members, references, starts, before, *, device, rul
 
     def together(own):
         """Rows of all members (N, ...) on every rank, of those of this rank's. A sum with zeros, so that nothing is rounded."""
-        if len(own) == count_members:
+        numbers = [member.number for member in members]
+        if numbers == list(range(count_members)):
             return own
         whole = own.new_zeros(count_members, *own.shape[1:])
-        whole[[member.number for member in members]] = own
-        distributed.all_reduce(whole)
+        whole[numbers] = own
+        if len(own) < count_members:
+            distributed.all_reduce(whole)
         return whole
 
     with bar(steps, "metamers", progress) as shown:

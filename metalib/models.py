@@ -45,7 +45,7 @@ class Model(nn.Module):
         self.eval().requires_grad_(False)
         _check_weights(module, name)
         grey = torch.full((1, 3, input_size, input_size), 0.5)
-        self.stages, self.shapes, self.relu_stages = trace(module, stages, self._normalised(grey), name)
+        self.stages, self.shapes, self.relu_stages = trace(module, stages, self.normalised(grey), name)
         self.register_buffer("_coarse", _membership(coarse, self(grey).shape[1], name) if coarse else torch.empty(0))
 
     def train(self, mode=True):
@@ -64,7 +64,7 @@ class Model(nn.Module):
             ValueError: images of another shape, or with values that are not finite or outside [0, 1].
         """
         self.check_images(images)
-        return self.module(self._normalised(images)).float()
+        return self.module(self.normalised(images)).float()
 
     def coarse(self, logits):
         """The coarse class (B,) of logits (B, K): that of the largest logit among the members of all coarse classes.
@@ -105,13 +105,17 @@ class Model(nn.Module):
         ReLU unchanged, so that units which are off receive one too (Feather et al. 2023, doi:10.1038/s41593-023-01442-0,
         Methods). Values are the same; stages that do not end in a ReLU are not affected.
         """
+        return self.reach(self.normalised(images), stage, identity_relu)
+
+    def reach(self, inputs, stage, identity_relu=False):
+        """`unchecked_activations` of images that are `normalised`."""
         def leave(output):
             raise StageReached(output)
 
         through_relu = identity_relu and stage in self.relu_stages
         with LastReLU() if through_relu else contextlib.nullcontext() as relu, hooked(self.module, stage, leave):
             try:
-                output = self.module(self._normalised(images))
+                output = self.module(inputs)
             except StageReached as reached:
                 output = reached.output
         if through_relu:
@@ -136,7 +140,8 @@ class Model(nn.Module):
             raise ValueError(f"pixels must be finite and in [0, 1], but reach from {low.item():.4g} to {high.item():.4g}; "
                              "normalisation is inside the model, so pass plain pixels")
 
-    def _normalised(self, images):
+    def normalised(self, images):
+        """What the network takes, of images (B, 3, H, W) in [0, 1]."""
         return ((images - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
     def __repr__(self):
@@ -278,9 +283,15 @@ def _membership(coarse, classes, name):
 
 
 class _IdentityBackwardReLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(_context, x):
+    def forward(x):
         return x.relu()
+
+    @staticmethod
+    def setup_context(_context, inputs, output):
+        pass
 
     @staticmethod
     def backward(_context, gradient):

@@ -14,10 +14,12 @@ from conftest import one_thread, small_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from torch import nn
 
 from metalib import generate, judge, null_distribution, store, wrap_model
 from metalib.combinations import COMBINATIONS
 from metalib.run import run
+from metalib.stacked import alike
 
 
 @pytest.fixture
@@ -107,7 +109,23 @@ def test_sequential_visits_change_nothing(sequential, pair, samples):
                                expected.loss, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("stages", [["1", "2", "1", "1"], ["2", "2", "2", "2"], ["3", "3", "3", "3"]])
+def test_members_evaluated_together_are_as_in_turn(stages, pair, samples):
+    other = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.Flatten(), nn.Linear(4 * 28 * 28, 10))
+    models = [pair[0], wrap_model(other, stages=["1", "2", "3"], name="other"), wrap_model(
+        small_network(2), stages=["1", "2", "3"], mean=(0.5,) * 3, name="small-2"), pair[1]]
+    assert alike(list(zip(models, stages))) == [[0, 2, 3], [1]]
+    nulls = [null_distribution(model, stage, samples) for model, stage in zip(models, stages)]
+    arguments = {"steps": 12, "optimizer": "adam", "stop": nulls, "exact_batches": False, "jitter": 1, "check_every": 2}
+    expected = generate(models, samples[:5], stages, **arguments)
+    stacked = generate(models, samples[:5], stages, **arguments, stacked=True)
+    torch.testing.assert_close(stacked.member_loss, expected.member_loss, atol=1e-5, rtol=1e-4, equal_nan=True)
+    assert stacked.status == expected.status
+
+
 def test_bad_calls_are_explained(pair, samples):
+    with pytest.raises(ValueError, match="stacked or sequential"):
+        generate(pair, samples, ["2", "2"], stacked=True, sequential=True)
     with pytest.raises(ValueError, match="2 models need as many stages"):
         generate(pair, samples, ["2"])
     with pytest.raises(ValueError, match="unknown combination 'sum'; choose one of mean, rms"):
