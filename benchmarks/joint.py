@@ -1,6 +1,6 @@
 """What do several models at once cost? Ratios side by side, in one run.
 
-    python benchmarks/joint.py
+    python benchmarks/joint.py       # two CPU cores or more, some minutes; writes book/full/joint.csv
 
 (a) A step of joint generation over the sum of the steps of the models alone. (b) A step of models of one architecture evaluated
 together, over one after the other. (c) Two ranks with one thread each, over one process with one thread, for the same images.
@@ -42,7 +42,7 @@ def joint_cost(stage, batch, steps=10):
     ways["joint"] = lambda: generate(models, images, [stage] * len(models), steps=steps, optimizer="adam")
     took = seconds(ways)
     alone = sum(value for name, value in took.items() if name != "joint")
-    return {"part": "joint over sum of single", "case": f"{len(models)} models, {stage}, batch {batch}",
+    return {"part": "a step of all, over the sum of the models' own", "case": f"{len(models)} models, {stage}, batch {batch}",
             "ratio": took["joint"] / alone}
 
 
@@ -52,7 +52,7 @@ def together_cost(architecture, stage, batch, count=4, steps=10):
     images = load_images("cifar10-samples").images[:batch]
     took = seconds({stacked: functools.partial(generate, models, images, [stage] * count, steps=steps, optimizer="adam",
                                                exact_batches=False, stacked=stacked) for stacked in (False, True)})
-    return {"part": "stacked over in turn", "case": f"{count} x {architecture}, {stage}, batch {batch}",
+    return {"part": "a step of all together, over one after the other", "case": f"{count} x {architecture}, {stage}, batch {batch}",
             "ratio": took[True] / took[False]}
 
 
@@ -72,7 +72,7 @@ def ranks_cost(optimizer, steps=60, batch=20):
                             "--checkpoint-every", str(steps)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
             made[ranks] = store.load(Path(folder, str(ranks)))
     assert torch.equal(made[1].images, made[2].images)
-    return {"part": "two ranks over one", "case": f"2 x vgg, group3, batch {batch}, {optimizer}",
+    return {"part": "two ranks of one thread, over one", "case": f"2 x vgg, group3, batch {batch}, {optimizer}",
             "ratio": made[2].seconds / made[1].seconds}
 
 
@@ -81,4 +81,6 @@ if __name__ == "__main__":
     for architecture in ("resnet", "vgg", "cct", "convnext"):
         rows += [together_cost(architecture, "group3", batch) for batch in (1, 20)]
     rows += [ranks_cost(optimizer) for optimizer in ("adam", "spectral_lbfgs")]
-    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format="{:.2f}".format))
+    table.to_csv(Path(__file__).parents[1] / "book" / "full" / "joint.csv", index=False, float_format="%.2f")

@@ -117,8 +117,8 @@ def resampled_means(values, *, resamples=2000, seed=0):
         raise ValueError(f"a matrix of numbers is needed, none missing, and not one of shape {values.shape} "
                          f"with {np.isnan(values).sum()} missing")
     rng = np.random.default_rng(seed)
-    rows, columns = (rng.integers(count, size=(resamples, count)) for count in values.shape)
-    return np.array([values[np.ix_(*drawn)].mean() for drawn in zip(rows, columns)])
+    rows, columns = (_weights(count, resamples, rng) for count in values.shape)
+    return (rows @ values * columns).sum(1) / values.size
 
 
 def matrix(table, value="agrees"):

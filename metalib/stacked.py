@@ -1,4 +1,7 @@
-"""Models of one architecture, evaluated together: torch.func.vmap over their stacked weights."""
+"""Models of one architecture, evaluated together: torch.func.vmap over their stacked weights.
+
+`generate(..., stacked=True)` does so. Networks need forward passes that vmap takes: no control flow that depends on numbers.
+"""
 
 import torch
 from torch import nn
