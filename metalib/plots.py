@@ -140,15 +140,18 @@ def cost_and_distinctness(table, by, *, ax=None):
     ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylabel="gradient evaluations to the criterion",
            xlim=(0, None), ylim=(0, None))
     taken = [Bbox(point + [[-5, -5], [5, 5]]) for point in ax.transData.transform(np.stack([x, y], axis=1))[:, None]]
+    corners = [(6, 4), (6, -4), (-6, 4), (-6, -4), (0, 8), (0, -8), (6, 13), (6, -13), (-6, 13), (-6, -13)]
     for name, point in zip(decided.index, zip(x, y)):
-        for across, up in ((6, 4), (6, -4), (-6, 4), (-6, -4)):  # the first corner where the label covers nothing
-            label = ax.annotate(name, point, (across, up), textcoords="offset points", fontsize=9,
-                                ha="left" if across > 0 else "right", va="bottom" if up > 0 else "top")
-            box = label.get_window_extent()
-            if not any(box.overlaps(other) for other in taken) or (across, up) == (-6, -4):
-                break
-            label.remove()
-        taken.append(box)
+        label = ax.annotate(name, point, corners[0], textcoords="offset points", fontsize=9)
+
+        def covers(corner, label=label):
+            across, up = corner
+            label.set(position=corner, ha=("right", "center", "left")[np.sign(across) + 1], va="bottom" if up > 0 else "top")
+            shared = (Bbox.intersection(label.get_window_extent(), other) for other in taken)
+            return sum(box.width * box.height for box in shared if box)
+
+        covers(min(corners, key=covers))  # the first where it covers least
+        taken.append(label.get_window_extent())
     return ax
 
 
