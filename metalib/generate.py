@@ -251,7 +251,7 @@ def _optimise(groups, count_members, references, starts, before, *, device, rule
     goals, exact, labels = [], {}, {}
     for group in groups:
         (_, model, stage, _), each = group[0], len(group)
-        network = model if each == 1 else Stacked([member.model for member in group], stage)
+        network = model if each == 1 else Stacked([member.model for member in group])
         with torch.no_grad(), visited(model) as there:
             seen = references.to(there)
             with _arithmetic(precision, there):

@@ -15,30 +15,29 @@ class Stacked:
 
     Args:
         models: Models that are `alike`.
-        stage: name of the stage, the same for all.
     """
 
-    def __init__(self, models, stage):
+    def __init__(self, models):
         self.models = models
-        self.state = stack_module_state([_Reaching(model, stage) for model in models])
+        self.network, self.state = _Reaching(models[0]), stack_module_state([_Reaching(model) for model in models])
 
     def unchecked_activations(self, images, stage, identity_relu=False):
         """As `Model.unchecked_activations`: activations (N * B, D) of images (N * B, 3, H, W), for one model after the other."""
         inputs = torch.stack([model.normalised(some) for model, some in zip(self.models, images.chunk(len(self.models)))])
-        network = _Reaching(self.models[0], stage, identity_relu)
-        each = vmap(lambda parameters, buffers, inputs: functional_call(network, (parameters, buffers), inputs))
+        each = vmap(lambda parameters, buffers, inputs: functional_call(
+            self.network, (parameters, buffers), (inputs, stage, identity_relu)))
         return each(*self.state, inputs).flatten(0, 1)
 
 
 class _Reaching(nn.Module):
-    """A network as far as a stage, for functional_call."""
+    """A model as a module that computes as far as a stage, for functional_call."""
 
-    def __init__(self, model, stage, identity_relu=False):
+    def __init__(self, model):
         super().__init__()
-        self.model, self.stage, self.identity_relu = model, stage, identity_relu
+        self.model = model
 
-    def forward(self, inputs):
-        return self.model.reach(inputs, self.stage, self.identity_relu)
+    def forward(self, inputs, stage, identity_relu):
+        return self.model.reach(inputs, stage, identity_relu)
 
 
 def alike(models_and_stages):
