@@ -1,14 +1,19 @@
 """How fast is the loop? Beside the published procedure, plenoptic and a bare loop, in one run, on a CPU or a GPU.
 
-    python benchmarks/generation.py              # speed and memory; time to the published procedure's final match; bfloat16
+    python benchmarks/generation.py                  # all parts, on a GPU where there is one
     python benchmarks/generation.py --parts speed
+
+Each part writes a file of its name in book/full/, beside the rows of other machines: `speed` and memory; `rivals`, seconds to the
+published procedure's final match beside plenoptic's; `precision`, the match that other arithmetic reaches.
 
 Ways: (a) `published`, transcribed with its waste: a forward pass that is thrown away and the whole network for every stage;
 (b) `plenoptic`, its Metamer with its own settings (Adam with AMSGrad, rate 0.01, mean square, penalty on the range); (c) `bare`,
 forward and backward pass through the layers up to the stage, called by hand, and a step without any bookkeeping: the limit,
-also with these layers compiled; (d) `metalib.generate`. Times are medians over interleaved repetitions; image-steps are gradient
-evaluations times images.
-Memory is the peak of a process of its own above that before the run. Networks: ResNet-50, untrained, and a bundled one.
+also with these layers compiled, and on a GPU with deterministic kernels, as `metalib` has them, or recorded as a CUDA graph;
+(d) `metalib.generate`, also with the options that are for that device. Arithmetic is float32 for all, without TF32, where it does
+not say otherwise. Times are medians over interleaved repetitions of runs of so many steps, with what is done once in a run;
+image-steps are gradient evaluations times images. Memory is the peak above what was in use before the run: of a process of its
+own, on a GPU of what PyTorch allocates. Networks: ResNet-50, untrained, and a bundled one.
 """
 import argparse
 import contextlib
@@ -25,8 +30,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from metalib import generate, load_images, load_model
+from metalib import generate, load_images, load_model, store
 from metalib.generate import PRECISIONS
+from metalib.graphs import Graphed
 from metalib.stages import hooked
 
 RESNET50 = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2"]
@@ -89,13 +95,20 @@ def ways(name, stage, layers, batch, device):
             x = (x - gradient / (norm + 1e-10)).clamp(0, 1)
             loss.tolist()  # it is read in every step
 
+    def gradient(x, layers=layers):
+        x = x.detach().requires_grad_()
+        y = layers(((x - model.mean) / model.std).contiguous(memory_format=model.memory_format))
+        return torch.autograd.grad(relative(y.flatten(1) - target, target).sum(), x)
+
+    def bare_graphed(steps):
+        x, graphed = start, Graphed(gradient)
+        for _ in range(steps):
+            x = (x - 0.01 * graphed(x)[0]).clamp(0, 1)
+
     def bare(steps, layers=layers):
         x = start
         for _ in range(steps):
-            x = x.detach().requires_grad_()
-            y = layers(((x - model.mean) / model.std).contiguous(memory_format=model.memory_format))
-            gradient, = torch.autograd.grad(relative(y.flatten(1) - target, target).sum(), x)
-            x = (x - 0.01 * gradient).clamp(0, 1)
+            x = (x - 0.01 * gradient(x, layers)[0]).clamp(0, 1)
 
     def metalib(**options):
         return lambda steps: generate(model, references, stage, start=start, steps=steps, progress=False, **options)
@@ -103,12 +116,19 @@ def ways(name, stage, layers, batch, device):
     def plenoptic(steps):
         quietly(plenoptic_metamer(model, stage, references, start), steps)
 
-    compiled = functools.partial(bare, layers=torch.compile(layers))
-    return {"published": published, "plenoptic": plenoptic, "bare": bare, "bare, torch.compile": compiled,
-            "metalib, published": metalib(optimizer="published"), "metalib, adam": metalib(optimizer="adam"),
-            "metalib, default": metalib(),
-            **({"metalib, adam, exact_batches=False": metalib(optimizer="adam", exact_batches=False),
-                "metalib, default, exact_batches=False": metalib(exact_batches=False)} if batch == 1 else {})}
+    found = {"published": published, "plenoptic": plenoptic, "bare": bare, "metalib, published": metalib(optimizer="published")}
+    if batch > 1:
+        found["bare, torch.compile"] = functools.partial(bare, layers=torch.compile(layers))
+    options = {"": {}}
+    if device == "cuda":
+        found["bare, deterministic"] = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)(bare)
+        found["bare, CUDA graph"] = bare_graphed
+        options |= {", cuda_graphs": {"cuda_graphs": True}, ", tf32": {"precision": "tf32"},
+                    ", bfloat16": {"precision": "bfloat16"}}
+    elif batch == 1:
+        options[", exact_batches=False"] = {"exact_batches": False}
+    return found | {f"metalib, {rule}{text}": metalib(**own, **some) for text, some in options.items()
+                    for rule, own in (("adam", {"optimizer": "adam"}), ("default", {}))}
 
 
 def seconds(function, steps, device):
@@ -123,13 +143,19 @@ def seconds(function, steps, device):
 def peak(case, way, steps, device):
     """Peak memory in MB above that before the run, in a process of its own."""
     function = ways(*case, device)[way]
-    if device == "cuda":
-        function(steps)
-        return torch.cuda.max_memory_allocated() / 2 ** 20
     Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the peak back to what is in use
     before = peak_of_process()
     function(steps)
     return peak_of_process() - before
+
+
+def peak_on_gpu(function, steps):
+    """The same of what PyTorch allocates on the GPU."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function(steps)
+    return (torch.cuda.max_memory_allocated() - before) / 2 ** 20
 
 
 def peak_of_process():
@@ -137,34 +163,46 @@ def peak_of_process():
 
 
 def speed(arguments):
+    rows = []
     for case in CASES:
         functions = ways(*case, arguments.device)
+        for function in functions.values():
+            function(2)
         once = seconds(functions["bare"], 2, arguments.device) / 2
-        steps = max(3, min(200, round(2 / once)))
+        steps = max(3, min(200, round(arguments.seconds / once)))
         times = {way: [] for way in functions}
         for _ in range(arguments.repetitions if once < 1 else 2):
             for way, function in functions.items():
                 times[way].append(seconds(function, steps, arguments.device) / steps)
         print(f"\n{case[0]}, {case[1]}, batch {case[3]}: image-steps a second, share of the bare loop's, peak memory (MB) after "
               f"{steps} steps and after {3 * steps}")
-        for way in functions:
+        for way, function in functions.items():
             peaks = []
             for factor in (1, 3):
+                if arguments.device == "cuda":
+                    peaks.append(peak_on_gpu(function, factor * steps))
+                    continue
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
                     peaks.append(pool.apply(peak, (case, way, factor * steps, arguments.device)))
-            print(f"  {way:36s}{case[3] / np.median(times[way]):9.1f}{np.median(times['bare']) / np.median(times[way]):8.2f}"
-                  f"{peaks[0]:10.0f}{peaks[1]:10.0f}", flush=True)
+            rows.append({"model": case[0], "stage": case[1], "batch": case[3], "way": way, "steps": steps,
+                         "image-steps a second": case[3] / np.median(times[way]),
+                         "share of bare": np.median(times["bare"]) / np.median(times[way]),
+                         "peak (MB)": peaks[0], "peak, three times the steps (MB)": peaks[1]})
+            print("  {way:36s}{image-steps a second:9.1f}{share of bare:8.2f}{peak (MB):10.0f}"
+                  "{peak, three times the steps (MB):10.0f}".format(**rows[-1]), flush=True)
+        save("speed", rows, arguments)
 
 
-def match(arguments):
+def rivals(arguments):
     """Seconds until the median image matches as the published procedure does after all of its 24,000 steps."""
     published = pd.read_csv(Path(__file__).parents[1] / "book" / "full" / "published.csv")
-    for (name, stage), rows in published.groupby(["model", "stage"], sort=False):
+    rows = []
+    for (name, stage), ends in published.groupby(["model", "stage"], sort=False):
         if name not in arguments.models:
             continue
-        goal = rows["loss_24000"].median()
-        model, images = load_model(name, device=arguments.device), load_images("cifar10-samples", n=len(rows))
-        ours = generate(model, images, stage, steps=arguments.steps)
+        goal = ends["loss_24000"].median()
+        model, images = load_model(name, device=arguments.device), load_images("cifar10-samples", n=len(ends))
+        ours = generate(model, images, stage, steps=arguments.steps, cuda_graphs=arguments.device == "cuda")
         reached = (ours.loss.median(1).values <= goal).nonzero().flatten()
         evaluations = reached[0].item() + 1 if len(reached) else None
         mine = ours.seconds * evaluations / arguments.steps if evaluations else float("nan")
@@ -178,37 +216,52 @@ def match(arguments):
             with torch.no_grad():
                 there = model.unchecked_activations(metamer.metamer.clamp(0, 1), stage)
             loss = relative(there - target, target).median().item()
-        print(f"{name:22s}{stage:9s} goal {-20 * np.log10(goal):5.1f} dB   metalib: {evaluations} evaluations, {mine:6.1f} s   "
-              f"plenoptic: {'' if loss <= goal else f'only {-20 * np.log10(loss):.1f} dB after '}{steps} steps, {spent:6.1f} s   "
-              f"ratio of seconds {'' if loss <= goal else 'above '}{spent / mine:.1f}", flush=True)
+        rows.append({"model": name, "stage": stage, "goal (dB)": -20 * np.log10(goal), "evaluations": evaluations, "seconds": mine,
+                     "plenoptic: steps": steps, "plenoptic: seconds": spent, "plenoptic: dB": -20 * np.log10(loss)})
+        print(*(f"{key} {value:.1f}" if isinstance(value, float) else value for key, value in rows[-1].items()), flush=True)
+        save("rivals", rows, arguments)
 
 
 def precision(arguments):
     """The match that is reached with each arithmetic, judged in float32, and the seconds that it takes."""
+    rows = []
     for name in arguments.models:
         model, images = load_model(name, device=arguments.device), load_images("cifar10-samples")
         for stage in model.stages:
-            cells = []
+            rows.append({"model": name, "stage": stage, "evaluations": arguments.steps})
             for kind in PRECISIONS:
                 metamers = generate(model, images, stage, precision=kind, steps=arguments.steps)
                 target, there = (model.activations(x.to(arguments.device), stage) for x in (images.images, metamers.images))
                 loss = relative(there - target, target).median().item()
-                cells.append(f"{kind} {-20 * np.log10(loss):6.1f} dB, {metamers.seconds:6.1f} s")
-            print(f"{name:22s}{stage:9s} after {arguments.steps} evaluations, as 8-bit images: {';  '.join(cells)}", flush=True)
+                rows[-1] |= {f"{kind} (dB)": -20 * np.log10(loss), f"{kind} (s)": metamers.seconds}
+            print(*(f"{key} {value:.1f}" if isinstance(value, float) else value for key, value in rows[-1].items()), flush=True)
+            save("precision", rows, arguments)
 
 
-PARTS = {"speed": speed, "match": match, "precision": precision}
+def save(part, rows, arguments):
+    """Write the rows of a part, beside those that other machines have in its file."""
+    made, path = store.provenance(), arguments.folder / f"{part}.csv"
+    others = pd.read_csv(path) if path.is_file() else pd.DataFrame({"hardware": []})
+    table = pd.DataFrame(rows).assign(hardware=made["hardware"], threads=torch.get_num_threads(), date=made["date"][:10])
+    with store.written_whole(path) as temporary:
+        pd.concat([others[others["hardware"] != made["hardware"]], table]).to_csv(temporary, index=False, float_format="%.4g")
+
+
+PARTS = {"speed": speed, "rivals": rivals, "precision": precision}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--models", nargs="*", default=["zoo/vgg-robust-0"], help="for match and precision")
-    parser.add_argument("--steps", type=int, default=480, help="of metalib, for match and precision")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of the bare loop in one repetition")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1] / "book" / "full", help="of the files")
+    parser.add_argument("--models", nargs="*", default=["zoo/vgg-robust-0"], help="for rivals and precision")
+    parser.add_argument("--steps", type=int, default=480, help="of metalib, for rivals and precision")
     parser.add_argument("--plenoptic-steps", type=int, default=5000)
     parser.add_argument("--minutes", type=float, default=3, help="time allowed to plenoptic for one stage")
     arguments = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = False  # as matrix products: what is not asked for in TF32 is float32
     print(f"{arguments.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for part in arguments.parts:
         PARTS[part](arguments)

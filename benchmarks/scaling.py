@@ -1,9 +1,11 @@
-"""What does an evaluation cost, by network, stage and number of images? One thread of one processor, one row each.
+"""What does an evaluation cost, by network, stage and number of images? One thread of one processor, or a GPU, one row each.
 
-    python benchmarks/scaling.py            # some minutes; writes book/full/scaling.csv, and goes on with networks that it lacks
+    python benchmarks/scaling.py                 # some minutes; writes book/full/scaling.csv, for networks that it lacks
+    python benchmarks/scaling.py --device cuda   # adds rows of a GPU, with larger batches and CUDA graphs
 
-Seconds are those of the processor, not of the clock, so that a busy machine changes them little; a cost is the difference of a
-longer and a shorter run of `generate`, over the evaluations between them, the least of some repeats. Operations are counted by
+Seconds of a processor are its own, not those of the clock, so that a busy machine changes them little; those of a GPU are of the
+clock. A cost is the difference of a longer and a shorter run of `generate`, over the evaluations between them, the least of some
+repeats. Arithmetic is float32, on a GPU without TF32. Operations are counted by
 torch (torch.utils.flop_counter: matrix products and convolutions, a multiplication and an addition as two). ImageNet networks
 have random weights here, which takes as long; their stages are the eight that lie nearest to evenly spaced depths. Parts:
 
@@ -33,28 +35,40 @@ LARGE = ["torchvision/alexnet", "torchvision/vgg19", "torchvision/resnet18", "to
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("models", nargs="*", default=[*SMALL, *LARGE])
 parser.add_argument("--repeats", type=int, default=3)
-parser.add_argument("--images", type=int, default=2, help="that an ImageNet network is timed with")
+parser.add_argument("--images", type=int, help="that an ImageNet network is timed with, default 2, on a GPU 32")
+parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
 parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "book" / "full" / "scaling.csv")
 arguments = parser.parse_args()
+GPU = arguments.device == "cuda"
+LONGER = 10 if GPU else 1  # a GPU's runs
 torch.set_num_threads(1)
+torch.backends.cudnn.allow_tf32 = False
 
 
-def cpu_seconds(work):
-    """Seconds of the processor for a function, the least of some repeats."""
+def clock():
+    if GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter() if GPU else time.process_time()
+
+
+def seconds(work):
+    """Seconds for a function, the least of some repeats."""
     took = []
     for _ in range(arguments.repeats):
-        began = time.process_time()
+        began = clock()
         work()
-        took.append(time.process_time() - began)
+        took.append(clock() - began)
     return min(took)
 
 
 def evaluation(model, images, stage, rule="published", first=1, last=5):
-    """Seconds of an evaluation of one image, from runs of `first` and of `last`."""
+    """Seconds of an evaluation of one image, from runs of `first` and of `last`, on a GPU ten times as far apart."""
     def run(steps):
-        return lambda: generate(model, images, stage, optimizer=rule, steps=steps, exact_batches=False)
-    generate(model, images, stage, optimizer=rule, steps=1, exact_batches=False)
-    return (cpu_seconds(run(last)) - cpu_seconds(run(first))) / (last - first) / len(images)
+        return lambda: generate(model, images, stage, optimizer=rule, steps=steps, batch_size=len(images), exact_batches=False,
+                                cuda_graphs=GPU)
+    more = LONGER * (last - first)
+    run(1)()
+    return (seconds(run(first + more)) - seconds(run(first))) / more / len(images)
 
 
 def operations(model, image, stage):
@@ -89,34 +103,37 @@ def stored(model, images, stage):
 
 
 for name in arguments.models:
-    done = pd.read_csv(arguments.out) if arguments.out.is_file() else pd.DataFrame({"model": []})
-    if name in set(done["model"]):
+    done = pd.read_csv(arguments.out) if arguments.out.is_file() else pd.DataFrame({"model": [], "device": []})
+    if name in set(done.loc[done["device"] == arguments.device, "model"]):
         continue
     rows, large = [], name in LARGE
-    model = load_model(name, pretrained=not large)
-    source = "imagenet-samples" if large else "cifar10-samples"
-    images = load_images(source, n=arguments.images if large else 10, seed=0, size=model.input_size).images
+    model = load_model(name, pretrained=not large, device=arguments.device)
+    samples = load_images("imagenet-samples" if large else "cifar10-samples", size=model.input_size).images
+    samples = samples.repeat((2 if large else 52) if GPU else 1, 1, 1, 1)
+    images = samples[:arguments.images or (32 if GPU else 2)] if large else samples[:128 if GPU else 10]
+    there = images.to(arguments.device)
     depths = np.linspace(0, len(model.stages) - 1, 8).round().astype(int) if large else range(len(model.stages))
     about = {"model": name, "side": model.input_size, "parameters": sum(p.numel() for p in model.parameters())}
     for stage in [model.stages[depth] for depth in dict.fromkeys(depths)]:
-        both, whole = operations(model, images[:1], stage)
+        both, whole = operations(model, there[:1], stage)
         rows.append({"part": "evaluation", **about, "stage": stage, "units": int(np.prod(model.shapes[stage])),
-                     "images": len(images), "operations": both, "kept": kept(model, images[:1], stage),
+                     "images": len(images), "operations": both, "kept": kept(model, there[:1], stage),
                      "seconds": evaluation(model, images, stage, last=3 if large else 9)})
         print(name, stage, f"{both / 1e9:.3f} G, {1000 * rows[-1]['seconds']:.1f} ms", flush=True)
     with torch.no_grad():
         rows.append({"part": "show", **about, "images": len(images), "operations": whole,
-                     "seconds": cpu_seconds(lambda model=model, images=images: model(images)) / len(images)})
+                     "seconds": seconds(lambda model=model, there=there: model(there)) / len(images)})
     if name in (SMALL[0], LARGE[0]):
         first = model.stages[0]
         rows[-1]["bytes"] = stored(model, images, first)
         ours, plain = (evaluation(model, images, first, rule, 25, 45) for rule in ("spectral_lbfgs", "published"))
         rows.append({"part": "rule", **about, "stage": first, "images": len(images), "seconds": ours - plain})
     if name in (SMALL[0], SMALL[2]):
-        some = load_images(source, n=16, seed=0).images
         rows += [{"part": "batch", **about, "stage": "group3", "images": size,
-                  "seconds": evaluation(model, some[:size], "group3", last=9)} for size in (1, 2, 4, 8, 16)]
+                  "seconds": evaluation(model, samples[:size], "group3", last=9)}
+                 for size in ((1, 4, 16, 64, 256, 1024) if GPU else (1, 2, 4, 8, 16))]
     made = store.provenance()
-    table = pd.DataFrame(rows).assign(threads=1, repeats=arguments.repeats, hardware=made["hardware"], date=made["date"][:10])
+    table = pd.DataFrame(rows).assign(device=arguments.device, threads=1, repeats=arguments.repeats,
+                                    hardware=made["hardware"], date=made["date"][:10])
     with store.written_whole(arguments.out) as temporary:
         pd.concat([done, table]).to_csv(temporary, index=False, float_format="%.4g")

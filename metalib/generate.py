@@ -16,6 +16,7 @@ from torch import distributed
 
 from metalib.combinations import COMBINATIONS
 from metalib.data import ImageSet, pixels, to_8_bits
+from metalib.graphs import Graphed
 from metalib.models import Model
 from metalib.nulls import NullDistribution
 from metalib.optimizers import LINE_SEARCHES, OPTIMIZERS
@@ -74,7 +75,7 @@ class Metamers:
 def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", optimizer_options=None, start="noise",
              start_options=None, prior=None, prior_options=None, jitter=0, steps=200, seed=0, stop=None, check_every=5,
              combine="worst", identity_relu=True, precision="float32", batch_size=128, exact_batches=True, device=None,
-             sequential=False, stacked=False, progress=None, pause=None, resume=None):
+             sequential=False, stacked=False, cuda_graphs=False, progress=None, pause=None, resume=None):
     """Make metamers: change starting images until the activations at a stage equal those of the references.
 
     The loss of an image is the Euclidean norm of the difference of its activations from those of its reference, divided by the
@@ -121,6 +122,9 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
         stacked: of several models, evaluate those of one architecture at one stage together (see `metalib.stacked`), which is
             faster for few small images and slower for many on a CPU (`benchmarks/joint.py`). Needs a copy of their weights, and
             leaves roundings to depend on the batch.
+        cuda_graphs: on a GPU, record an evaluation once and then start all its kernels together (see `metalib.graphs`). Small
+            networks, whose kernels take less time than starting them, are several times as fast so (`benchmarks/generation.py`);
+            results are the same. Nothing elsewhere. Not with `sequential`.
         progress: show a progress bar; None shows one where somebody is watching.
         pause: return, as if interrupted, after so many evaluations of a batch: for a checkpoint, from which `resume` goes on.
         resume: Metamers of the same call that was interrupted: images that were done are kept, the others go on.
@@ -167,8 +171,9 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
         raise ValueError(f"unknown prior {prior!r}; choose one of {', '.join(PRIORS)}, or None")
     prior_options = _all_options(PRIORS[prior], prior, prior_options or {}) if prior else {}
     rule, rule_name, rule_options = _rule(optimizer, optimizer_options or {})
-    if stacked and sequential:
-        raise ValueError("models that are visited one after the other are not evaluated together: stacked or sequential")
+    if sequential and (stacked or cuda_graphs):
+        raise ValueError("models that are visited one after the other are neither evaluated together nor recorded: leave out "
+                         "sequential, or both stacked and cuda_graphs")
     if jitter < 0 or jitter and getattr(rule, "func", rule) in LINE_SEARCHES:
         raise ValueError("jitter must be 0 or more pixels, and a line search cannot compare what is seen shifted; "
                          "with jitter choose another rule, such as optimizer='adam'")
@@ -180,7 +185,8 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
         "prior": prior, "prior_options": prior_options, "jitter": jitter,
         "steps": steps, "seed": seed, "stop": [null.describe() for null in stops], "check_every": check_every,
         "combine": combine, "identity_relu": identity_relu, "precision": precision, "batch_size": batch_size,
-        "exact_batches": exact_batches, "stacked": stacked, "device": str(device or models[mine[0]].device), "ranks": ranks,
+        "exact_batches": exact_batches, "stacked": stacked, "cuda_graphs": cuda_graphs,
+        "device": str(device or models[mine[0]].device), "ranks": ranks,
         "versions": {"metalib": __version__, "torch": str(torch.__version__)},
     }
     if resume is not None:
@@ -193,7 +199,8 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
                              rule=functools.partial(rule, **rule_options), steps=steps, check_every=check_every,
                              prior=functools.partial(PRIORS[prior], **prior_options) if prior else None, jitter=jitter, seed=seed,
                              combine=COMBINATIONS[combine], identity_relu=identity_relu, precision=precision, sequential=sequential,
-                             filled=_filled if exact_batches and not stacked else lambda images, _shape: images, pause=pause,
+                             filled=_filled if exact_batches and not stacked else lambda _shape, images: images,
+                             recorded=Graphed if cuda_graphs else lambda function: function, pause=pause,
                              progress=progress if rank == 0 else False)
     began = time.perf_counter()
     parts, stopped = {}, False
@@ -229,7 +236,7 @@ class Member(NamedTuple):
 
 
 def _optimise(groups, count_members, references, starts, before, *, device, rule, steps, check_every, combine, prior, jitter, seed,
-              identity_relu, precision, sequential, filled, pause, progress):
+              identity_relu, precision, sequential, filled, recorded, pause, progress):
     """Optimise one batch. Images that are done leave it; on a GPU nothing is read back between two checks.
 
     `groups` are the lists of members of this rank that are evaluated together, of `count_members` of all ranks. `before` is where
@@ -248,16 +255,18 @@ def _optimise(groups, count_members, references, starts, before, *, device, rule
         "fine": torch.ones(count, dtype=torch.bool, device=device)}  # of those, which have had finite losses only
     until = steps if pause is None else min(steps, position["step"] + pause)
     visited = functools.partial(_visited, device=device if sequential else None)
-    goals, exact, labels = [], {}, {}
+    evaluations_of, goals, exact, labels = [], [], {}, {}
     for group in groups:
         (_, model, stage, _), each = group[0], len(group)
         network = model if each == 1 else Stacked([member.model for member in group])
+        evaluations_of.append(recorded(functools.partial(
+            _evaluate, network, stage, each, jitter, identity_relu, precision, functools.partial(filled, model.shapes[stage]))))
         with torch.no_grad(), visited(model) as there:
             seen = references.to(there)
             with _arithmetic(precision, there):
-                goal = network.unchecked_activations(filled(seen.repeat(each, 1, 1, 1), model.shapes[stage]), stage)[:each * count]
-            goals.append((network, goal.unflatten(0, (each, count))))
-            for member, own in zip(group, goals[-1][1]):
+                goal = network.unchecked_activations(filled(model.shapes[stage], seen.repeat(each, 1, 1, 1)), stage)[:each * count]
+            goals.append(goal.unflatten(0, (each, count)).transpose(0, 1))
+            for member, own in zip(group, goals[-1].unbind(1)):
                 if member.null is not None:
                     exact[member.number] = own if precision == "float32" else member.model.activations(seen, stage)
                     labels[member.number] = member.model.answer(seen)
@@ -265,20 +274,14 @@ def _optimise(groups, count_members, references, starts, before, *, device, rule
 
     def objective(images, here, step):
         losses, gradients = [], []
-        for group, (network, goal) in zip(groups, goals):
-            (_, model, stage, _), each = group[0], len(group)
-            with visited(model) as there, _arithmetic(precision, there):
-                pixels = images.detach().to(there).repeat(each, 1, 1, 1).requires_grad_()
-                shown = _shifted(pixels, shifts[here, step].to(there).repeat(each, 1), jitter) if jitter else pixels
-                activations = network.unchecked_activations(filled(shown, model.shapes[stage]), stage, identity_relu)
-                target = (goal if len(here) == count else goal[:, here.to(there)]).flatten(0, 1)
-                loss = (torch.linalg.vector_norm(activations[:len(pixels)] - target, dim=1)
-                        / torch.linalg.vector_norm(target, dim=1))
-                gradient, = torch.autograd.grad(loss.sum(), pixels)
-            losses.append(loss.detach().to(device))
-            gradients.append(gradient.contiguous().to(device))  # one layout, so that rules round alike in every batch
-        losses = together(torch.cat(losses).unflatten(0, (-1, len(here))))
-        gradients = together(torch.cat(gradients).unflatten(0, (-1, len(here))))
+        for group, evaluate, goal in zip(groups, evaluations_of, goals):
+            with visited(group[0].model) as there:
+                shift = (shifts[here, step].to(there),) if jitter else ()
+                target = goal if len(here) == count else goal[here.to(there)]
+                loss, gradient = evaluate(images.to(there), target, *shift)
+            losses.append(loss.T.to(device))
+            gradients.append(gradient.transpose(0, 1).to(device))
+        losses, gradients = together(torch.cat(losses)), together(torch.cat(gradients))
         return losses, *(combine(losses, gradients) if count_members > 1 else (losses[0], gradients[0]))
 
     def passed(images, here):
@@ -306,12 +309,13 @@ def _optimise(groups, count_members, references, starts, before, *, device, rule
                 step, images, state, here, fine = position.values()
                 state = dict(state)
                 losses, loss, gradient = objective(images, here, step)
-                fine = fine & loss.isfinite() & gradient.flatten(1).isfinite().all(1)
+                fine = fine & (loss + torch.linalg.vector_norm(gradient.flatten(1), torch.inf, dim=1)).isfinite()
                 total, slope = _with_prior(prior, images, loss, gradient) if prior else (loss, gradient)
                 new = rule(images, slope, total, state, step, steps).clamp(0, 1)
                 images = torch.where(fine.view(-1, 1, 1, 1), new, images)
-                history[step, here], by_member[step][:, here] = loss, losses
-                evaluations[here] = torch.where(fine, step + 1, evaluations[here])
+                history[step].index_copy_(0, here, loss)
+                by_member[step].index_copy_(1, here, losses)
+                evaluations.index_copy_(0, here, torch.where(fine, step + 1, evaluations[here]))
                 if (step + 1) % check_every == 0 or step + 1 == steps:
                     done = ~fine
                     if exact:
@@ -339,6 +343,28 @@ def _optimise(groups, count_members, references, starts, before, *, device, rule
         position = {}
     return Metamers(to_8_bits(finished).cpu(), references=None, loss=history.cpu(), member_loss=by_member.cpu(),
                     evaluations=evaluations.cpu(), status=tuple(status), unfinished=_moved(position, "cpu"))
+
+
+def _evaluate(network, stage, each, jitter, identity_relu, precision, filled, images, target, shift=None):
+    """One gradient evaluation of `each` models that are evaluated together.
+
+    Args:
+        network: a Model, or Stacked ones.
+        images, target, shift: (B, 3, H, W), (B, each, D), and with jitter (B, 2), see `_shifted`.
+
+    Returns:
+        loss (B, each) and its gradient (B, each, 3, H, W)
+    """
+    with _arithmetic(precision, images.device):
+        pixels = images.detach().repeat(each, 1, 1, 1).requires_grad_()
+        shown = _shifted(pixels, shift.repeat(each, 1), jitter) if jitter else pixels
+        activations = network.unchecked_activations(filled(shown), stage, identity_relu)
+        target = target.transpose(0, 1).flatten(0, 1)
+        loss = (torch.linalg.vector_norm(activations[:len(pixels)] - target, dim=1)
+                / torch.linalg.vector_norm(target, dim=1))
+        gradient, = torch.autograd.grad(loss.sum(), pixels)
+    gradient = gradient.contiguous()  # one layout, so that rules round alike in every batch
+    return loss.detach().unflatten(0, (each, -1)).T, gradient.unflatten(0, (each, -1)).transpose(0, 1)
 
 
 def _with_prior(prior, images, loss, gradient):
@@ -418,7 +444,7 @@ def _check_resumed(resume, recipe, references, starts):
         raise ValueError(f"a run is resumed with the arguments that it was begun with; these differ: {', '.join(different)}")
 
 
-def _filled(images, shape):
+def _filled(shape, images):
     """On a CPU, small images with the last one repeated until the kernels are those of any larger batch.
 
     Kernels are chosen by the size of the batch: convolutions differ for a lone image, strided ones also between even and odd

@@ -249,7 +249,7 @@ def _products(rows, first, second):
     starts = torch.zeros(count + 1, dtype=torch.int64, device=rows.device)
     starts[1:] = torch.bincount(first, minlength=count).cumsum(0)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        warnings.filterwarnings("ignore", "Sparse")  # that it is in beta state, and in torch 2.11 about checks that are asked for
         at_pairs = torch.sparse_csr_tensor(starts, second, torch.zeros(len(second), device=rows.device, dtype=rows.dtype),
                                            size=(count, count), check_invariants=True)
         return torch.sparse.sampled_addmm(at_pairs, rows, rows.T, beta=0).values()

@@ -1,4 +1,6 @@
 """Spatial frequencies of images: what starting images and update rules share."""
+import functools
+
 import torch
 
 
@@ -7,9 +9,13 @@ def frequencies(images):
 
     That of the mean, 0, is given as the lowest other one, so that powers below zero are finite.
     """
-    height, width = images.shape[-2:]
+    return _frequencies(*images.shape[-2:], images.device)
+
+
+@functools.lru_cache(16)  # a GPU would be waited for whenever they are brought there
+def _frequencies(height, width, device):
     frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
-    return frequency.clamp_min(1 / max(height, width)).to(images.device)
+    return frequency.clamp_min(1 / max(height, width)).to(device)
 
 
 def falling(images, exponent):

@@ -1,6 +1,7 @@
 """Models of one architecture, evaluated together: torch.func.vmap over their stacked weights.
 
-`generate(..., stacked=True)` does so. Networks need forward passes that vmap takes: no control flow that depends on numbers.
+`generate(..., stacked=True)` does so. Networks need forward passes that vmap takes: no control flow that depends on numbers, and
+on a GPU, with torch 2.11, no batch normalisation.
 """
 
 import torch
@@ -26,7 +27,10 @@ class Stacked:
         inputs = torch.stack([model.normalised(some) for model, some in zip(self.models, images.chunk(len(self.models)))])
         each = vmap(lambda parameters, buffers, inputs: functional_call(
             self.network, (parameters, buffers), (inputs, stage, identity_relu)))
-        return each(*self.state, inputs).flatten(0, 1)
+        try:
+            return each(*self.state, inputs).flatten(0, 1)
+        except RuntimeError as error:
+            raise RuntimeError(f"torch cannot evaluate these networks together here ({error}); generate without stacked") from error
 
 
 class _Reaching(nn.Module):

@@ -31,7 +31,7 @@ def generation(model, stage, optimizer="spectral_lbfgs", image_set="cifar10-samp
 
 
 def transfer(generator, stage, observers=(), image_set="cifar10-samples", split=None, n_images=20, size=32, null_set=None,
-             null_images=2000, steps=60, seed=0, cards=None, allow_pickle=False, device="cpu"):
+             null_images=2000, steps=60, seed=0, cards=None, allow_pickle=False, device="cpu", generation=None):
     """The rows of `metalib.transfer_study` of one generator at one stage, so that a grid of these is the whole study.
 
     Args:
@@ -39,9 +39,9 @@ def transfer(generator, stage, observers=(), image_set="cifar10-samples", split=
         observers: names; none takes the bundled zoo.
         image_set, split, n_images, size: the references, see `load_images`.
         null_set, null_images: natural images for models that ship no null: their source and number.
-        steps, seed, cards, allow_pickle, device: of `transfer_study`.
+        steps, seed, cards, allow_pickle, device, generation: of `transfer_study`.
     """
     images = load_images(image_set, split=split, n=n_images, seed=seed, size=size)
     natural = load_images(null_set, n=null_images, seed=seed + 1, size=size) if null_set else None
     return transfer_study([generator], list(observers) or list_models("zoo/*"), images, stages=[stage], null_images=natural,
-                          steps=steps, seed=seed, cards=cards, allow_pickle=allow_pickle, device=device)
+                          steps=steps, seed=seed, cards=cards, allow_pickle=allow_pickle, device=device, generation=generation)

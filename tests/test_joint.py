@@ -124,7 +124,7 @@ def test_members_evaluated_together_are_as_in_turn(stages, pair, samples):
 
 
 def test_bad_calls_are_explained(pair, samples):
-    with pytest.raises(ValueError, match="stacked or sequential"):
+    with pytest.raises(ValueError, match="leave out sequential"):
         generate(pair, samples, ["2", "2"], stacked=True, sequential=True)
     with pytest.raises(ValueError, match="2 models need as many stages"):
         generate(pair, samples, ["2"])

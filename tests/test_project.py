@@ -120,7 +120,7 @@ def test_importing_metalib_is_light():
 
 def test_modules_import_downwards_only():
     order = ["version", "classes", "metrics", "crossed", "data", "progress", "stages", "models", "conformance", "external", "zoo",
-             "spectra", "priors", "starts", "optimizers", "combinations", "stacked", "nulls", "generate", "store", "run",
+             "spectra", "priors", "starts", "optimizers", "combinations", "stacked", "graphs", "nulls", "generate", "store", "run",
              "representation", "transfer", "chapters", "tasks", "sweep", "confidence", "seeing", "plots"]
     assert {path.stem for path in (ROOT / "metalib").glob("*.py")} | {"zoo"} == {*order, "__init__"}
     for name in order:
