@@ -2,6 +2,7 @@
 
     python book/record.py full                              # what `make full` runs; PROFILE is a folder of notebooks/profiles/
     python book/record.py full --images folder:PATH         # images from there, whatever the profile says
+    python book/record.py full --results 04_transfer_study=study/table.parquet      # a chapter reads what a sweep computed
 
 A profile is a folder of papermill parameter files, one for each chapter. Records are written to book/full/ when they are complete,
 without times and paths of this machine, and with a last cell that says what they were made with. To make one again, delete it. A
@@ -28,9 +29,14 @@ class Indented(yaml.SafeDumper):
         return super().increase_indent(flow, False)
 
 
-def parameters_of(profile, images=None):
-    """What a profile sets, with images from another source where it names one; wrong names raise a ValueError."""
+def parameters_of(profile, images=None, results=()):
+    """What a profile sets, with images from another source where it names one, and the table of a sweep if `results`, a list of
+    texts such as "04_transfer_study=PATH", has one for its chapter; wrong names raise a ValueError.
+    """
     parameters = yaml.safe_load(profile.read_text())
+    tables = dict(text.partition("=")[::2] for text in results)
+    if profile.stem in tables:
+        parameters["results"] = tables[profile.stem]
     if images:
         parameters |= {name: images for name in ("image_set", "natural_set") if name in parameters}
     chapters.check_parameters(chapter_of(profile), parameters)
@@ -52,7 +58,8 @@ def record(profile, path, parameters):
         cell.source = re.sub(r"\]\((\d\d_\w+\.ipynb)", r"](../../notebooks/\1", cell.source)
     title, _, text = done.cells[0].source.partition("\n")
     done.cells[0].source = f"{title}\n\n{note(profile)}\n{text}"
-    done.cells.append(nbformat.v4.new_markdown_cell(stamp(store.provenance(), profile, chapter)))
+    read = " and the table of a sweep, whose own provenance stands above" if parameters.get("results") else ""
+    done.cells.append(nbformat.v4.new_markdown_cell(stamp(store.provenance(), profile, chapter, read)))
     with store.written_whole(path) as temporary:
         nbformat.write(done, temporary)
 
@@ -65,11 +72,11 @@ def note(profile):
             "of the default run, such as its number of photographs, does not hold here.")
 
 
-def stamp(made, profile, chapter):
+def stamp(made, profile, chapter, read=""):
     """The last cell of a record."""
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    return (f"*This record* was made on {made['date'][:10]} with the parameters of `{profile.relative_to(ROOT).as_posix()}` on "
-            f"{made['hardware']}; {versions}; code of `metalib` {made['code'][:12]}, cells of the chapter "
+    return (f"*This record* was made on {made['date'][:10]} with the parameters of `{profile.relative_to(ROOT).as_posix()}`{read}, "
+            f"on {made['hardware']}; {versions}; code of `metalib` {made['code'][:12]}, cells of the chapter "
             f"{store.address_of(chapters.code_of(chapter))[:12]} (SHA-256).")
 
 
@@ -92,9 +99,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile", choices=sorted(path.name for path in (ROOT / "notebooks" / "profiles").iterdir()))
     parser.add_argument("--images", help="a source of load_images, such as folder:PATH")
+    parser.add_argument("--results", action="append", default=[], metavar="CHAPTER=TABLE",
+                        help="table.parquet of a sweep, which that chapter reads instead of computing; may be given again")
     options = parser.parse_args()
     profiles = sorted((ROOT / "notebooks" / "profiles" / options.profile).glob("*.yml"))
-    parameters = [parameters_of(profile, options.images) for profile in profiles]  # all, before hours are spent on the first
+    if wrong := [text for text in options.results if text.partition("=")[0] not in {profile.stem for profile in profiles}]:
+        raise ValueError(f"the profile {options.profile} has no chapter for --results {', '.join(wrong)}")
+    # all, before hours are spent on the first
+    parameters = [parameters_of(profile, options.images, options.results) for profile in profiles]
     suffix, failed = "" if options.profile == "full" else f"-{options.profile}", []
     for number, profile in enumerate(profiles, 1):
         path = ROOT / "book" / "full" / f"{profile.stem}{suffix}.ipynb"

@@ -228,3 +228,14 @@ def test_records_are_listed_as_a_part_of_the_report(tmp_path, monkeypatch):
     parts = yaml.safe_load((tmp_path / "_toc.yml").read_text())["parts"]
     assert {"caption": "Full-scale results", "chapters": [{"file": "book/full/09_new", "title": "Chapter 9, full"}]} == parts.pop(2)
     assert parts == none["parts"]
+
+
+def test_a_record_reads_the_table_of_a_sweep_for_its_own_chapter_only():
+    sys.path.insert(0, str(ROOT / "book"))
+    import record
+    profiles = [ROOT / "notebooks" / "profiles" / "full" / f"{stem}.yml" for stem in ("03_representation_test", "04_transfer_study")]
+    given = ["04_transfer_study=study/table.parquet"]
+    other, own = (record.parameters_of(profile, results=given) for profile in profiles)
+    assert own["results"] == "study/table.parquet" and "results" not in other
+    with pytest.raises(ValueError, match="no parameter results"):
+        record.parameters_of(profiles[0], results=["03_representation_test=study/table.parquet"])
