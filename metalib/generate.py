@@ -124,7 +124,7 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
             leaves roundings to depend on the batch.
         cuda_graphs: on a GPU, record an evaluation once and then start all its kernels together (see `metalib.graphs`). Small
             networks, whose kernels take less time than starting them, are several times as fast so (`benchmarks/generation.py`);
-            results are the same. Nothing elsewhere. Not with `sequential`.
+            results are the same up to roundings. Nothing elsewhere. Not with `sequential`.
         progress: show a progress bar; None shows one where somebody is watching.
         pause: return, as if interrupted, after so many evaluations of a batch: for a checkpoint, from which `resume` goes on.
         resume: Metamers of the same call that was interrupted: images that were done are kept, the others go on.

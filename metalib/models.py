@@ -24,7 +24,7 @@ class Model(nn.Module):
         name: the model's name in tables and figures.
         stages: names of the stages, in the order in which the network computes them.
         shapes: for each stage, the shape of one image's activations, for example (64, 16, 16).
-        relu_stages: the stages whose output is that of a ReLU.
+        relu_stages: a dict from the stages whose output is that of a ReLU to the number of that ReLU, counted from 1.
         input_size: side of the square images that it takes, in pixels.
         class_names: names of the classes, possibly empty.
         coarse_names: names of the coarse classes, if the model answers with such; for ImageNet, sixteen.
@@ -112,13 +112,13 @@ class Model(nn.Module):
         def leave(output):
             raise StageReached(output)
 
-        through_relu = identity_relu and stage in self.relu_stages
-        with LastReLU() if through_relu else contextlib.nullcontext() as relu, hooked(self.module, stage, leave):
+        number = self.relu_stages.get(stage) if identity_relu else None
+        with LastReLU(number) if number else contextlib.nullcontext() as relu, hooked(self.module, stage, leave):
             try:
                 output = self.module(inputs)
             except StageReached as reached:
                 output = reached.output
-        if through_relu:
+        if number:
             output = _IdentityBackwardReLU.apply(relu.input)
         return output.flatten(1).float()
 

@@ -35,12 +35,21 @@ def hooked(module, stage, note):
 
 
 class LastReLU(TorchFunctionMode):
-    """Remembers input and output of the latest ReLU, whether called as a module, a function or in place."""
+    """Remembers input and output of the latest ReLU, whether called as a module, a function or in place, and counts them.
+
+    With a `number` it does so for that ReLU only, counted from 1, and leaves others to work in place.
+    """
     NAMES = {"relu", "relu_"}
     input = output = None
 
+    def __init__(self, number=None):
+        super().__init__()
+        self.number, self.count = number, 0
+
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__name__", "") not in self.NAMES:
+        is_relu = getattr(function, "__name__", "") in self.NAMES
+        self.count += is_relu
+        if not is_relu or self.number not in (None, self.count):
             return function(*args, **(kwargs or {}))
         self.input = args[0] if args else kwargs["input"]
         self.output = torch.relu(self.input)  # out of place: the input is still needed
@@ -57,7 +66,8 @@ def trace(module, stages, image, name):
         name: of the model, for error messages.
 
     Returns:
-        The stages in order of execution, a dict of their shapes, and the frozenset of those that a ReLU ends.
+        The stages in order of execution, a dict of their shapes, and a dict from those that a ReLU ends to its number, see
+        `LastReLU`.
 
     Raises:
         ValueError: a stage that does not exist, is not computed exactly once or is not one tensor; or a network that does
@@ -76,7 +86,7 @@ def trace(module, stages, image, name):
     with contextlib.ExitStack() as hooks, torch.no_grad(), LastReLU() as relu, _explained(name, image):
         for stage in stages:
             hooks.enter_context(hooked(module, stage, lambda output, stage=stage: calls.append(
-                (stage, output, output is relu.output))))
+                (stage, output, relu.count if output is relu.output else 0))))
         module(image)
     order = [stage for stage, _, _ in calls]
     for stage in stages:
@@ -87,7 +97,7 @@ def trace(module, stages, image, name):
         if not isinstance(output, torch.Tensor):
             raise ValueError(f"{name}: stage {stage!r} returns a {type(output).__name__}, not one tensor")
     return (tuple(order), {stage: tuple(output.shape[1:]) for stage, output, _ in calls},
-            frozenset(stage for stage, _, is_relu in calls if is_relu))
+            {stage: number for stage, _, number in calls if number})
 
 
 def _parse(stage):

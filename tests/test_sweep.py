@@ -233,7 +233,8 @@ def test_records_are_listed_as_a_part_of_the_report(tmp_path, monkeypatch):
 def test_a_record_reads_the_table_of_a_sweep_for_its_own_chapter_only():
     sys.path.insert(0, str(ROOT / "book"))
     import record
-    profiles = [ROOT / "notebooks" / "profiles" / "full" / f"{stem}.yml" for stem in ("03_representation_test", "04_transfer_study")]
+    folder = ROOT / "notebooks" / "profiles" / "full"
+    profiles = [folder / f"{stem}.yml" for stem in ("03_representation_test", "04_transfer_study")]
     given = ["04_transfer_study=study/table.parquet"]
     other, own = (record.parameters_of(profile, results=given) for profile in profiles)
     assert own["results"] == "study/table.parquet" and "results" not in other
