@@ -140,9 +140,9 @@ def seconds(function, steps, device):
     return time.perf_counter() - began
 
 
-def peak(case, way, steps, device):
-    """Peak memory in MB above that before the run, in a process of its own."""
-    function = ways(*case, device)[way]
+def peak(case, way, steps):
+    """Peak memory in MB above that before the run, on a CPU, in a process of its own."""
+    function = ways(*case, "cpu")[way]
     Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the peak back to what is in use
     before = peak_of_process()
     function(steps)
@@ -169,21 +169,20 @@ def speed(arguments):
         for function in functions.values():
             function(2)
         once = seconds(functions["bare"], 2, arguments.device) / 2
-        steps = max(3, min(200, round(arguments.seconds / once)))
+        steps = max(2, min(200, round(arguments.seconds / once)))
         times = {way: [] for way in functions}
         for _ in range(arguments.repetitions if once < 1 else 2):
             for way, function in functions.items():
                 times[way].append(seconds(function, steps, arguments.device) / steps)
         print(f"\n{case[0]}, {case[1]}, batch {case[3]}: image-steps a second, share of the bare loop's, peak memory (MB) after "
               f"{steps} steps and after {3 * steps}")
-        for way, function in functions.items():
-            peaks = []
-            for factor in (1, 3):
-                if arguments.device == "cuda":
-                    peaks.append(peak_on_gpu(function, factor * steps))
-                    continue
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    peaks.append(pool.apply(peak, (case, way, factor * steps, arguments.device)))
+        lengths = [(way, factor * steps) for way in functions for factor in (1, 3)]
+        if arguments.device == "cuda":
+            memory = [peak_on_gpu(functions[way], length) for way, length in lengths]
+        else:
+            with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
+                memory = pool.starmap(peak, [(case, way, length) for way, length in lengths], chunksize=1)
+        for way, peaks in zip(functions, zip(memory[::2], memory[1::2])):
             rows.append({"model": case[0], "stage": case[1], "batch": case[3], "way": way, "steps": steps,
                          "image-steps a second": case[3] / np.median(times[way]),
                          "share of bare": np.median(times["bare"]) / np.median(times[way]),
