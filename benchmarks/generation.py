@@ -11,9 +11,10 @@ Ways: (a) `published`, transcribed with its waste: a forward pass that is thrown
 forward and backward pass through the layers up to the stage, called by hand, and a step without any bookkeeping: the limit,
 also with these layers compiled, and on a GPU with deterministic kernels, as `metalib` has them, or recorded as a CUDA graph;
 (d) `metalib.generate`, also with the options that are for that device. Arithmetic is float32 for all, without TF32, where it does
-not say otherwise. Times are medians over interleaved repetitions of runs of so many steps, with what is done once in a run;
-image-steps are gradient evaluations times images. Memory is the peak above what was in use before the run: of a process of its
-own, on a GPU of what PyTorch allocates. Networks: ResNet-50, untrained, and a bundled one.
+not say otherwise. The seconds of a step are the difference of a run of three times as many steps and a run of so many, over the
+steps between, the median over interleaved repetitions; image-steps are gradient evaluations times images. Memory is the peak above
+what was in use before the run: of a process of its own, on a GPU of what PyTorch allocates. Networks: ResNet-50, untrained, and a
+bundled one.
 """
 import argparse
 import contextlib
@@ -169,24 +170,26 @@ def speed(arguments):
         for function in functions.values():
             function(2)
         once = seconds(functions["bare"], 2, arguments.device) / 2
-        steps = max(2, min(200, round(arguments.seconds / once)))
+        steps = max(1, min(100, round(arguments.seconds / once)))
         times = {way: [] for way in functions}
         for _ in range(arguments.repetitions if once < 1 else 2):
             for way, function in functions.items():
-                times[way].append(seconds(function, steps, arguments.device) / steps)
+                short, long = (seconds(function, count, arguments.device) for count in (steps, 3 * steps))
+                times[way].append((long - short) / (2 * steps))
         print(f"\n{case[0]}, {case[1]}, batch {case[3]}: image-steps a second, share of the bare loop's, peak memory (MB) after "
               f"{steps} steps and after {3 * steps}")
-        lengths = [(way, factor * steps) for way in functions for factor in (1, 3)]
+        runs = [(way, factor * steps) for way in functions for factor in ((1, 3) if way.startswith("metalib") else (1,))]
         if arguments.device == "cuda":
-            memory = [peak_on_gpu(functions[way], length) for way, length in lengths]
+            memory = {(way, count): peak_on_gpu(functions[way], count) for way, count in runs}
         else:
             with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
-                memory = pool.starmap(peak, [(case, way, length) for way, length in lengths], chunksize=1)
-        for way, peaks in zip(functions, zip(memory[::2], memory[1::2])):
-            rows.append({"model": case[0], "stage": case[1], "batch": case[3], "way": way, "steps": steps,
+                memory = dict(zip(runs, pool.starmap(peak, [(case, *run) for run in runs], chunksize=1)))
+        for way in functions:
+            rows.append({"model": case[0], "stage": case[1], "batch": case[3], "way": way, "steps": steps, "timed": "between runs",
                          "image-steps a second": case[3] / np.median(times[way]),
                          "share of bare": np.median(times["bare"]) / np.median(times[way]),
-                         "peak (MB)": peaks[0], "peak, three times the steps (MB)": peaks[1]})
+                         "peak (MB)": memory[way, steps],
+                         "peak, three times the steps (MB)": memory.get((way, 3 * steps), np.nan)})
             print("  {way:36s}{image-steps a second:9.1f}{share of bare:8.2f}{peak (MB):10.0f}"
                   "{peak, three times the steps (MB):10.0f}".format(**rows[-1]), flush=True)
         save("speed", rows, arguments)
