@@ -1,4 +1,6 @@
 """Figures: functions that take data and an Axes, draw, and return the Axes. Nothing else in metalib draws."""
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -265,15 +267,17 @@ def estimates(table, labels, *, value="mean", zero=None, ax=None):
     return ax
 
 
-def by_depth(table, by, *, value="mean", ax=None):
-    """Means with their intervals against relative depth, one line for each value of the column `by`."""
+def by_depth(table, by, *, style, value="mean", ax=None):
+    """Means with their intervals against relative depth: a colour for each value of the column `by`, a line for each of `style`."""
     ax = ax or plt.gca()
-    groups = list(table.groupby(by))
-    for number, (name, rows) in enumerate(groups):
-        rows = rows.sort_values("depth")
-        x = rows["depth"] + 0.012 * (number - (len(groups) - 1) / 2)  # side by side
+    colours = dict(zip(sorted(table[by].unique()), sns.color_palette("colorblind")))
+    lines = dict(zip(sorted(table[style].unique()), ("s--", "o-", "^:", "d-.")))
+    for number, (name, line) in enumerate(itertools.product(colours, lines)):
+        rows = table[(table[by] == name) & (table[style] == line)].sort_values("depth")
+        x = rows["depth"] + 0.012 * (number - (len(colours) * len(lines) - 1) / 2)  # side by side
         half = [(rows[value] - rows["low"]).clip(lower=0), (rows["high"] - rows[value]).clip(lower=0)]
-        ax.errorbar(x, rows[value], yerr=np.nan_to_num(half), label=name, fmt="o-", markersize=4, capsize=2)
+        ax.errorbar(x, rows[value], yerr=np.nan_to_num(half), label=f"{line} {name}", fmt=lines[line], color=colours[name],
+                    markersize=4, capsize=2)
     ax.set(xlabel="relative depth of the matched stage", ylim=(-0.05, 1.05))
     return ax
 

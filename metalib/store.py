@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import tempfile
 import warnings
 from dataclasses import fields
@@ -170,6 +171,20 @@ def load_table(path):
         return _read_table(path)
     except Exception as error:  # a reader of damaged bytes can raise anything
         raise ValueError(f"{path} is damaged or no table of metalib ({error}); make it again") from error
+
+
+def provenance_table(table):
+    """What a table that was loaded was made with, as a page shows it: a row for each entry, hashes by their first 12 digits."""
+    about = {name: _brief(value) for name, value in table.attrs["provenance"].items()}
+    return pd.Series(about).to_frame("the table read was made with").style.set_table_attributes('class="dataframe"')
+
+
+def _brief(value):
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_brief(one)}" for name, one in value.items())
+    if isinstance(value, list):
+        return "; ".join(_brief(one) for one in value)
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(value))
 
 
 def provenance(**about):

@@ -58,6 +58,8 @@ def test_notebooks_are_committed_as_executed(path):
     assert "papermill" not in chapter.metadata and not any("execution" in cell.metadata for cell in chapter.cells)
     figures = [cell for cell in code if any({"image/png", "image/jpeg"} & set(output.get("data", {})) for output in cell.outputs)]
     assert figures and all(cell.metadata["mystnb"]["figure"]["caption"] for cell in figures)
+    shown = [[output for output in cell.outputs if "data" in output and "scrapbook" not in output.metadata] for cell in figures]
+    assert all(len(outputs) == 1 for outputs in shown)  # a table beside the figure would get its caption, too
 
 
 def test_notebooks_are_small():

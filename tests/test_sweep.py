@@ -195,6 +195,8 @@ def test_tables_come_back_with_their_provenance_or_not_at_all(tmp_path):
     again = store.load_table(tmp_path / "t.parquet")
     assert again.equals(table) and again.attrs["provenance"]["steps"] == 60
     assert pd.read_parquet(tmp_path / "t.parquet").attrs["provenance"]["code"] == store.code_hash()
+    shown = store.provenance_table(again).to_html()
+    assert f">{store.code_hash()[:12]}<" in shown and ">60<" in shown and f"pandas {pd.__version__}" in shown
     altered = again.assign(passed=True)
     altered.attrs = again.attrs
     altered.to_parquet(tmp_path / "altered.parquet")
