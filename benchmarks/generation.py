@@ -9,7 +9,8 @@ published procedure's final match beside plenoptic's; `precision`, the match tha
 Ways: (a) `published`, transcribed with its waste: a forward pass that is thrown away and the whole network for every stage;
 (b) `plenoptic`, its Metamer with its own settings (Adam with AMSGrad, rate 0.01, mean square, penalty on the range); (c) `bare`,
 forward and backward pass through the layers up to the stage, called by hand, and a step without any bookkeeping: the limit,
-also with these layers compiled, and on a GPU with deterministic kernels, as `metalib` has them, or recorded as a CUDA graph;
+also with these layers compiled, on a CPU with freed memory given back, as glibc does where `metalib.generate` does not run, and
+on a GPU with deterministic kernels, as `metalib` has them, or recorded as a CUDA graph;
 (d) `metalib.generate`, also with the options that are for that device. Arithmetic is float32 for all, without TF32, where it does
 not say otherwise. The seconds of a step are the difference of a run of three times as many steps and a run of so many, over the
 steps between, the median over interleaved repetitions; image-steps are gradient evaluations times images. Memory is the peak above
@@ -18,6 +19,7 @@ bundled one.
 """
 import argparse
 import contextlib
+import ctypes
 import functools
 import io
 import multiprocessing
@@ -32,7 +34,7 @@ import torch
 from torch import nn
 
 from metalib import generate, load_images, load_model, store
-from metalib.generate import PRECISIONS
+from metalib.generate import PRECISIONS, keep_freed_memory
 from metalib.graphs import Graphed
 from metalib.stages import hooked
 
@@ -74,6 +76,7 @@ def quietly(metamer, steps):
 
 def ways(name, stage, layers, batch, device):
     """A dict of functions of a number of steps."""
+    keep_freed_memory()  # all ways alike
     model = load_model(name, pretrained=name.startswith("zoo/"), device=device)
     random = torch.Generator().manual_seed(0)
     references, start = (torch.rand(batch, 3, model.input_size, model.input_size, generator=random).to(device) for _ in range(2))
@@ -126,10 +129,24 @@ def ways(name, stage, layers, batch, device):
         found["bare, CUDA graph"] = bare_graphed
         options |= {", cuda_graphs": {"cuda_graphs": True}, ", tf32": {"precision": "tf32"},
                     ", bfloat16": {"precision": "bfloat16"}}
-    elif batch == 1:
+    else:
+        found["bare, memory given back"] = memory_given_back(bare)
+    if device == "cpu" and batch == 1:
         options[", exact_batches=False"] = {"exact_batches": False}
     return found | {f"metalib, {rule}{text}": metalib(**own, **some) for text, some in options.items()
                     for rule, own in (("adam", {"optimizer": "adam"}), ("default", {}))}
+
+
+def memory_given_back(function):
+    """With the thresholds that glibc arrives at by itself where buffers are large; afterwards as in all other ways."""
+    def called(steps):
+        for parameter, value in ((-4, 65536), (-3, 2 ** 25), (-1, 2 ** 26)):  # M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            ctypes.CDLL(None).mallopt(parameter, value)
+        try:
+            function(steps)
+        finally:
+            keep_freed_memory.__wrapped__()
+    return called
 
 
 def seconds(function, steps, device):

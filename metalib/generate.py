@@ -5,6 +5,7 @@
     metamers = generate([model, other], images, ["group3", "layer3"], stop=[null, other_null])
 """
 import contextlib
+import ctypes
 import functools
 import inspect
 import time
@@ -90,6 +91,8 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
     visited one after the other, at the memory of one; each may live on a device of its own. Where `torch.distributed` is
     initialised (see `metalib.run`) and every rank makes the same call, the models are spread over the ranks, or the images of a
     single model; all ranks return the same Metamers.
+
+    From the first call on a CPU on, a process keeps the memory that it frees, see `keep_freed_memory`.
 
     Args:
         model_or_models: a Model, or a list of them whose input sizes agree.
@@ -202,6 +205,8 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
                              filled=_filled if exact_batches and not stacked else lambda _shape, images: images,
                              recorded=Graphed if cuda_graphs else lambda function: function, pause=pause,
                              progress=progress if rank == 0 else False)
+    if str(device or models[mine[0]].device) == "cpu":
+        keep_freed_memory()
     began = time.perf_counter()
     parts, stopped = {}, False
     for number, rows in enumerate(torch.arange(len(references)).split(batch_size)):
@@ -356,12 +361,13 @@ def _evaluate(network, stage, each, jitter, identity_relu, precision, filled, im
         loss (B, each) and its gradient (B, each, 3, H, W)
     """
     with _arithmetic(precision, images.device):
-        pixels = images.detach().repeat(each, 1, 1, 1).requires_grad_()
+        pixels = (images.detach() if each == 1 else images.detach().repeat(each, 1, 1, 1)).requires_grad_()
         shown = _shifted(pixels, shift.repeat(each, 1), jitter) if jitter else pixels
         activations = network.unchecked_activations(filled(shown), stage, identity_relu)
+        if len(activations) > len(pixels):  # a slice of all rows would cost a copy of them on the way back
+            activations = activations[:len(pixels)]
         target = target.transpose(0, 1).flatten(0, 1)
-        loss = (torch.linalg.vector_norm(activations[:len(pixels)] - target, dim=1)
-                / torch.linalg.vector_norm(target, dim=1))
+        loss = torch.linalg.vector_norm(activations - target, dim=1) / torch.linalg.vector_norm(target, dim=1)
         gradient, = torch.autograd.grad(loss.sum(), pixels)
     gradient = gradient.contiguous()  # one layout, so that rules round alike in every batch
     return loss.detach().unflatten(0, (each, -1)).T, gradient.unflatten(0, (each, -1)).transpose(0, 1)
@@ -406,17 +412,35 @@ def _visited(model, device):
         model.to(home)
 
 
-@contextlib.contextmanager
 def _arithmetic(precision, device):
     """Deterministic kernels in the precision asked for; what was set before is set again afterwards."""
+    bfloat16 = torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
+    return bfloat16 if device.type == "cpu" else _on_a_gpu(bfloat16, precision == "tf32")
+
+
+@contextlib.contextmanager
+def _on_a_gpu(autocast, tf32):
     matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=precision == "tf32"), \
-            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        matmul.allow_tf32 = precision == "tf32"
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32), autocast:
+        matmul.allow_tf32 = tf32
         try:
             yield
         finally:
             matmul.allow_tf32 = before
+
+
+@functools.cache
+def keep_freed_memory():
+    """Let this process keep the memory that it frees, where glibc (Linux) allocates it; elsewhere nothing changes.
+
+    Every step frees the activations and asks for as much again. By default large ones are given back to the system, which clears
+    every page before it returns: up to half of the time of a step (`benchmarks/generation.py`). The most memory that is in use
+    stays the same; less of it goes back in between. mallopt(3): M_MMAP_MAX (-4) of 0, M_TRIM_THRESHOLD (-1) of -1.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another system, or another allocator
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)
+        libc.mallopt(-1, -1)
 
 
 def _moved(position, device):

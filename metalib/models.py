@@ -113,13 +113,12 @@ class Model(nn.Module):
             raise StageReached(output)
 
         number = self.relu_stages.get(stage) if identity_relu else None
-        with LastReLU(number) if number else contextlib.nullcontext() as relu, hooked(self.module, stage, leave):
+        relu = LastReLU(number, _IdentityBackwardReLU.apply) if number else contextlib.nullcontext()
+        with relu, hooked(self.module, stage, leave):
             try:
                 output = self.module(inputs)
             except StageReached as reached:
                 output = reached.output
-        if number:
-            output = _IdentityBackwardReLU.apply(relu.input)
         return output.flatten(1).float()
 
     def check_stage(self, stage):

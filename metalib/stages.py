@@ -37,14 +37,14 @@ def hooked(module, stage, note):
 class LastReLU(TorchFunctionMode):
     """Remembers input and output of the latest ReLU, whether called as a module, a function or in place, and counts them.
 
-    With a `number` it does so for that ReLU only, counted from 1, and leaves others to work in place.
+    With a `number` it does so for that ReLU only, counted from 1, and leaves others to work in place; `relu` is what computes it.
     """
     NAMES = {"relu", "relu_"}
     input = output = None
 
-    def __init__(self, number=None):
+    def __init__(self, number=None, relu=torch.relu):
         super().__init__()
-        self.number, self.count = number, 0
+        self.number, self.count, self.relu = number, 0, relu
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         is_relu = getattr(function, "__name__", "") in self.NAMES
@@ -52,7 +52,7 @@ class LastReLU(TorchFunctionMode):
         if not is_relu or self.number not in (None, self.count):
             return function(*args, **(kwargs or {}))
         self.input = args[0] if args else kwargs["input"]
-        self.output = torch.relu(self.input)  # out of place: the input is still needed
+        self.output = self.relu(self.input)  # out of place: the input is still needed
         return self.output
 
 
