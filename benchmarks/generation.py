@@ -19,7 +19,6 @@ bundled one.
 """
 import argparse
 import contextlib
-import ctypes
 import functools
 import io
 import multiprocessing
@@ -74,9 +73,10 @@ def quietly(metamer, steps):
         metamer.synthesize(max_iter=steps, stop_criterion=0)
 
 
-def ways(name, stage, layers, batch, device):
+def ways(name, stage, layers, batch, device, keep=True):
     """A dict of functions of a number of steps."""
-    keep_freed_memory()  # all ways alike
+    if keep and device == "cpu":
+        keep_freed_memory()  # all ways alike
     model = load_model(name, pretrained=name.startswith("zoo/"), device=device)
     random = torch.Generator().manual_seed(0)
     references, start = (torch.rand(batch, 3, model.input_size, model.input_size, generator=random).to(device) for _ in range(2))
@@ -129,24 +129,10 @@ def ways(name, stage, layers, batch, device):
         found["bare, CUDA graph"] = bare_graphed
         options |= {", cuda_graphs": {"cuda_graphs": True}, ", tf32": {"precision": "tf32"},
                     ", bfloat16": {"precision": "bfloat16"}}
-    else:
-        found["bare, memory given back"] = memory_given_back(bare)
-    if device == "cpu" and batch == 1:
+    elif batch == 1:
         options[", exact_batches=False"] = {"exact_batches": False}
     return found | {f"metalib, {rule}{text}": metalib(**own, **some) for text, some in options.items()
                     for rule, own in (("adam", {"optimizer": "adam"}), ("default", {}))}
-
-
-def memory_given_back(function):
-    """With the thresholds that glibc arrives at by itself where buffers are large; afterwards as in all other ways."""
-    def called(steps):
-        for parameter, value in ((-4, 65536), (-3, 2 ** 25), (-1, 2 ** 26)):  # M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            ctypes.CDLL(None).mallopt(parameter, value)
-        try:
-            function(steps)
-        finally:
-            keep_freed_memory.__wrapped__()
-    return called
 
 
 def seconds(function, steps, device):
@@ -165,6 +151,21 @@ def peak(case, way, steps):
     before = peak_of_process()
     function(steps)
     return peak_of_process() - before
+
+
+def step_alone(case, steps, keep):
+    """Seconds of a step of the bare loop in a process of its own, which keeps the memory that it frees, or gives it back."""
+    bare = ways(*case, "cpu", keep)["bare"]
+    bare(2)
+    return (seconds(bare, 3 * steps, "cpu") - seconds(bare, steps, "cpu")) / (2 * steps)
+
+
+def share_given_back(case, steps, repetitions):
+    """Speed of a bare loop whose process gives freed memory back, as a share of that of one whose process keeps it."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        kept, back = zip(*(pool.starmap(step_alone, [(case, steps, keep) for keep in (True, False)], chunksize=1)
+                           for _ in range(repetitions)))
+    return np.median(kept) / np.median(back)
 
 
 def peak_on_gpu(function, steps):
@@ -201,11 +202,13 @@ def speed(arguments):
         else:
             with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
                 memory = dict(zip(runs, pool.starmap(peak, [(case, *run) for run in runs], chunksize=1)))
-        for way in functions:
+            share = share_given_back(case, steps, min(3, arguments.repetitions))
+            times["bare, memory given back"] = [np.median(times["bare"]) / share]
+        for way in times:
             rows.append({"model": case[0], "stage": case[1], "batch": case[3], "way": way, "steps": steps, "timed": "between runs",
                          "image-steps a second": case[3] / np.median(times[way]),
                          "share of bare": np.median(times["bare"]) / np.median(times[way]),
-                         "peak (MB)": memory[way, steps],
+                         "peak (MB)": memory.get((way, steps), np.nan),
                          "peak, three times the steps (MB)": memory.get((way, 3 * steps), np.nan)})
             print("  {way:36s}{image-steps a second:9.1f}{share of bare:8.2f}{peak (MB):10.0f}"
                   "{peak, three times the steps (MB):10.0f}".format(**rows[-1]), flush=True)

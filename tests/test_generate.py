@@ -2,6 +2,7 @@
 import functools
 import math
 import pickle
+import platform
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from conftest import small_network
 from scipy import optimize
 
 from metalib import generate, judge, null_distribution, optimizers, starts, wrap_model
+from metalib.generate import keep_freed_memory
 from metalib.optimizers import OPTIMIZERS
 
 
@@ -315,3 +317,17 @@ def test_the_recipe_is_plain_and_complete(samples, small):
     assert json.loads(json.dumps(recipe)) == recipe
     assert recipe["optimizer_options"] == {"history": 20, "first_step": 0.05, "exponent": 0.5, "fade": 20}
     assert recipe["start_options"] == {"fraction": 0.5}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_freed_memory_is_not_cleared_by_the_system_again():
+    resource = pytest.importorskip("resource")
+    keep_freed_memory()
+
+    def pages_that_came_back():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2 ** 24)  # 64 MB, which glibc gives back by default
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    pages_that_came_back()
+    assert sum(pages_that_came_back() for _ in range(5)) < 2 ** 26 / resource.getpagesize() / 2
