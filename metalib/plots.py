@@ -90,12 +90,13 @@ def share_passed(table, by, *, limit, ax=None):
     """
     ax = ax or plt.gca()
     methods = table[by].unique()
-    for color, method in zip(sns.color_palette("colorblind" if len(methods) <= 10 else "husl", len(methods)), methods):
+    looks = itertools.product(("-", "--", ":"), sns.color_palette("colorblind", 7))  # 21 that can be told apart
+    for (line, color), method in zip(looks, methods):
         rows = table[table[by] == method]
         passed = np.sort(rows.loc[rows["passed"], "evaluations"].to_numpy())
         steps = np.concatenate([[1], passed, [limit]])
         share = np.concatenate([[0], np.arange(1, len(passed) + 1), [len(passed)]]) / len(rows)
-        ax.step(steps, share, where="post", label=method, color=color, linewidth=2)
+        ax.step(steps, share, where="post", label=method, color=color, linestyle=line, linewidth=2)
         if len(passed) < len(rows):
             ax.plot(limit, share[-1], "x", color=color, markersize=8, markeredgewidth=2, clip_on=False)
     ax.set_xscale("log")
