@@ -414,8 +414,8 @@ def _visited(model, device):
 
 def _arithmetic(precision, device):
     """Deterministic kernels in the precision asked for; what was set before is set again afterwards."""
-    bfloat16 = torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
-    return bfloat16 if device.type == "cpu" else _on_a_gpu(bfloat16, precision == "tf32")
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    return autocast if device.type == "cpu" else _on_a_gpu(autocast, precision == "tf32")
 
 
 @contextlib.contextmanager
@@ -435,7 +435,7 @@ def keep_freed_memory():
 
     Every step frees the activations and asks for as much again. By default large ones are given back to the system, which clears
     every page before it returns: up to half of the time of a step (`benchmarks/generation.py`). The most memory that is in use
-    stays the same; less of it goes back in between. mallopt(3): M_MMAP_MAX (-4) of 0, M_TRIM_THRESHOLD (-1) of -1.
+    stays about the same; less of it goes back in between. mallopt(3): M_MMAP_MAX (-4) of 0, M_TRIM_THRESHOLD (-1) of -1.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another system, or another allocator
         libc = ctypes.CDLL(None)

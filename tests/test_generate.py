@@ -331,3 +331,12 @@ def test_freed_memory_is_not_cleared_by_the_system_again():
 
     pages_that_came_back()
     assert sum(pages_that_came_back() for _ in range(5)) < 5 * 2 ** 26 / resource.getpagesize() / 2  # half of all
+
+
+def test_autocast_around_a_run_does_not_change_its_arithmetic(samples):
+    model = wrap_model(small_network(), stages=["2"], mean=(0.4,) * 3, std=(0.2,) * 3)
+    runs = []
+    for around in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=around):
+            runs.append(generate(model, samples.images[:2], "2", optimizer="published", steps=3))
+    assert torch.equal(runs[0].loss, runs[1].loss)

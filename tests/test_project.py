@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from jupyter_client.manager import start_new_kernel
@@ -60,6 +61,13 @@ def test_notebooks_are_committed_as_executed(path):
     assert figures and all(cell.metadata["mystnb"]["figure"]["caption"] for cell in figures)
     shown = [[output for output in cell.outputs if "data" in output and "scrapbook" not in output.metadata] for cell in figures]
     assert all(len(outputs) == 1 for outputs in shown)  # a table beside the figure would get its caption, too
+
+
+def test_tables_of_records_have_one_row_for_each_run():
+    for name, keys in (("criterion", ["model", "stage", "image"]), ("match", ["model", "stage"]),
+                       ("starts", ["stage", "start", "image"])):
+        table = pd.read_csv(ROOT / "book" / "full" / f"{name}.csv")
+        assert len(table) and not table.duplicated(keys).any(), name
 
 
 def test_notebooks_are_small():
