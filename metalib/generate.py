@@ -205,7 +205,7 @@ def generate(model_or_models, images, stage, *, optimizer="spectral_lbfgs", opti
                              filled=_filled if exact_batches and not stacked else lambda _shape, images: images,
                              recorded=Graphed if cuda_graphs else lambda function: function, pause=pause,
                              progress=progress if rank == 0 else False)
-    if str(device or models[mine[0]].device) == "cpu":
+    if recipe["device"] == "cpu":
         keep_freed_memory()
     began = time.perf_counter()
     parts, stopped = {}, False
