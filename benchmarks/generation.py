@@ -57,7 +57,8 @@ class UpTo(nn.Module):
 
 
 def relative(difference, target):
-    return torch.linalg.vector_norm(difference, dim=1) / torch.linalg.vector_norm(target, dim=1)
+    units = tuple(range(1, target.ndim))
+    return torch.linalg.vector_norm(difference, dim=units) / torch.linalg.vector_norm(target, dim=units)
 
 
 def plenoptic_metamer(model, stage, references, start):
@@ -82,7 +83,7 @@ def ways(name, stage, layers, batch, device, keep=True):
     references, start = (torch.rand(batch, 3, model.input_size, model.input_size, generator=random).to(device) for _ in range(2))
     layers = nn.Sequential(*(model.module.get_submodule(layer) for layer in layers))
     with torch.no_grad():
-        target = model.unchecked_activations(references, stage)
+        target = layers(model.normalised(references))
 
     def published(steps):
         x = start
@@ -93,7 +94,7 @@ def ways(name, stage, layers, batch, device, keep=True):
             kept = {}
             with hooked(model.module, stage, functools.partial(kept.__setitem__, stage)):
                 model(x)
-            loss = relative(kept[stage].flatten(1) - target, target)
+            loss = relative(kept[stage].flatten(1) - target.flatten(1), target.flatten(1))
             gradient, = torch.autograd.grad(loss.sum(), x)
             norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1).view(-1, 1, 1, 1)
             x = (x - gradient / (norm + 1e-10)).clamp(0, 1)
@@ -102,7 +103,7 @@ def ways(name, stage, layers, batch, device, keep=True):
     def gradient(x, layers=layers):
         x = x.detach().requires_grad_()
         y = layers(((x - model.mean) / model.std).contiguous(memory_format=model.memory_format))
-        return torch.autograd.grad(relative(y.flatten(1) - target, target).sum(), x)
+        return torch.autograd.grad(relative(y - target, target).sum(), x)
 
     def bare_graphed(steps):
         x, graphed = start, Graphed(gradient)

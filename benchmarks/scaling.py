@@ -92,7 +92,8 @@ def kept(model, image, stage):
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         reached = model.unchecked_activations(image.clone().requires_grad_(), stage)  # holds what was kept, at its place
-    return reached.nbytes + sum(size for place, size in sizes.items() if place not in weights)
+    keep(reached)
+    return sum(size for place, size in sizes.items() if place not in weights)
 
 
 def stored(model, images, stage):

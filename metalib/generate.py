@@ -271,9 +271,9 @@ def _optimise(groups, count_members, references, starts, before, *, device, rule
             with _arithmetic(precision, there):
                 goal = network.unchecked_activations(filled(model.shapes[stage], seen.repeat(each, 1, 1, 1)), stage)[:each * count]
             goals.append(goal.unflatten(0, (each, count)).transpose(0, 1))
-            for member, own in zip(group, goals[-1].unbind(1)):
+            for member in group:
                 if member.null is not None:
-                    exact[member.number] = own if precision == "float32" else member.model.activations(seen, stage)
+                    exact[member.number] = member.model.activations(seen, stage)
                     labels[member.number] = member.model.answer(seen)
     members = sum(groups, [])
 

@@ -96,30 +96,36 @@ class Model(nn.Module):
         """
         self.check_stage(stage)
         self.check_images(images)
-        return self.unchecked_activations(images, stage)
+        return self.reach(self.normalised(images), stage).flatten(1).float()
 
     def unchecked_activations(self, images, stage, identity_relu=False):
-        """`activations` for inner loops: nothing is checked, so that a GPU is never waited for.
+        """Activations (B, D) for inner loops: nothing is checked, so that a GPU is never waited for.
+
+        Units are in the order in which the network computes them, with `channels_last` another than that of `activations`.
+        Norms do not depend on it, and bringing them into one order would cost a copy on the way there and a slower way back.
 
         With `identity_relu`, at a stage whose output is that of a ReLU, the backward pass lets the gradient through that
         ReLU unchanged, so that units which are off receive one too (Feather et al. 2023, doi:10.1038/s41593-023-01442-0,
         Methods). Values are the same; stages that do not end in a ReLU are not affected.
         """
-        return self.reach(self.normalised(images), stage, identity_relu)
+        output = self.reach(self.normalised(images), stage, identity_relu)
+        if self.memory_format == torch.channels_last and output.ndim == 4:
+            output = output.movedim(1, -1)
+        return output.flatten(1).float()
 
     def reach(self, inputs, stage, identity_relu=False):
-        """`unchecked_activations` of images that are `normalised`."""
+        """The output of a stage, of inputs that are `normalised`; `identity_relu` as of `unchecked_activations`."""
         def leave(output):
             raise StageReached(output)
 
         number = self.relu_stages.get(stage) if identity_relu else None
-        relu = LastReLU(number, _IdentityBackwardReLU.apply) if number else contextlib.nullcontext()
+        relu = LastReLU(number, _identity_relu) if number else contextlib.nullcontext()
         with relu, hooked(self.module, stage, leave):
             try:
                 output = self.module(inputs)
             except StageReached as reached:
                 output = reached.output
-        return output.flatten(1).float()
+        return output
 
     def check_stage(self, stage):
         """Raise a ValueError that lists the right names unless `stage` is one of them."""
@@ -281,20 +287,9 @@ def _membership(coarse, classes, name):
     return members
 
 
-class _IdentityBackwardReLU(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x):
-        return x.relu()
-
-    @staticmethod
-    def setup_context(_context, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(_context, gradient):
-        return gradient
+def _identity_relu(x):
+    """A ReLU that passes the gradient on unchanged."""
+    return x - x.detach().clamp_max(0)
 
 
 def _check_weights(module, name):

@@ -57,12 +57,12 @@ def adam(images, gradient, loss, state, step, steps, *, learning_rate=0.04, beta
     """
     if step == 0:
         state["mean"], state["square"] = torch.zeros_like(images), torch.zeros_like(images)
-    mean = state["mean"] = beta1 * state["mean"] + (1 - beta1) * gradient
-    square = state["square"] = beta2 * state["square"] + (1 - beta2) * gradient.square()
+    mean = state["mean"] = torch.lerp(state["mean"], gradient, 1 - beta1)
+    square = state["square"] = torch.lerp(state["square"], gradient.square(), 1 - beta2)
     if amsgrad:
         square = state["largest"] = torch.maximum(state["largest"], square) if step else square
-    mean, square = mean / (1 - beta1 ** (step + 1)), square / (1 - beta2 ** (step + 1))
-    return images - _cosine(learning_rate, step, steps) * mean / (square.sqrt() + epsilon)
+    rate, size = _cosine(learning_rate, step, steps) / (1 - beta1 ** (step + 1)), math.sqrt(1 - beta2 ** (step + 1))
+    return images.addcdiv(mean, square.sqrt() / size + epsilon, value=-rate)
 
 
 def spectral_adam(images, gradient, loss, state, step, steps, *, learning_rate=0.08, beta1=0.8, beta2=0.95, epsilon=1e-8,

@@ -41,7 +41,7 @@ class _Reaching(nn.Module):
         self.model = model
 
     def forward(self, inputs, stage, identity_relu):
-        return self.model.reach(inputs, stage, identity_relu)
+        return self.model.reach(inputs, stage, identity_relu).flatten(1).float()
 
 
 def alike(models_and_stages):

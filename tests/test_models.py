@@ -1,4 +1,5 @@
 """Models: stages, early exit, the identity-backward ReLU, and errors that say what to mend."""
+import math
 import shutil
 
 import pytest
@@ -65,6 +66,18 @@ def test_identity_relu_does_nothing_where_no_relu_ends_the_stage(small, samples)
     gradients = [torch.autograd.grad(small.unchecked_activations(images, "3", identity_relu=flag).square().sum(), images)[0]
                  for flag in (True, False)]
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_inner_loops_see_the_same_units_in_one_order_for_every_batch(samples, channels_last):
+    model = wrap_model(small_network(), stages=["1", "2", "5"], channels_last=channels_last)
+    for stage, shape in model.shapes.items():
+        plain, order = model.activations(samples.images[:3], stage), range(math.prod(shape))
+        if channels_last and len(shape) == 3:
+            order = torch.arange(math.prod(shape)).view(shape).movedim(0, -1).flatten()
+        for count in (1, 3):
+            for images in (samples.images[:count], samples.images[:count].clone().requires_grad_()):
+                torch.testing.assert_close(model.unchecked_activations(images, stage).detach(), plain[:count, order])
 
 
 def test_wrong_stage_names_list_the_right_ones(small, samples):
