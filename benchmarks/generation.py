@@ -256,7 +256,8 @@ def precision(arguments):
                 metamers = generate(model, images, stage, precision=kind, steps=arguments.steps)
                 target, there = (model.activations(x.to(arguments.device), stage) for x in (images.images, metamers.images))
                 loss = relative(there - target, target).median().item()
-                rows[-1] |= {f"{kind} (dB)": -20 * np.log10(loss), f"{kind} (s)": metamers.seconds}
+                with np.errstate(divide="ignore"):  # an image that is the reference itself
+                    rows[-1] |= {f"{kind} (dB)": -20 * np.log10(loss), f"{kind} (s)": metamers.seconds}
             print(*(f"{key} {value:.1f}" if isinstance(value, float) else value for key, value in rows[-1].items()), flush=True)
             save("precision", rows, arguments)
 
