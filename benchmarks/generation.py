@@ -94,7 +94,7 @@ def ways(name, stage, layers, batch, device, keep=True):
             kept = {}
             with hooked(model.module, stage, functools.partial(kept.__setitem__, stage)):
                 model(x)
-            loss = relative(kept[stage].flatten(1) - target.flatten(1), target.flatten(1))
+            loss = relative(kept[stage] - target, target)
             gradient, = torch.autograd.grad(loss.sum(), x)
             norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1).view(-1, 1, 1, 1)
             x = (x - gradient / (norm + 1e-10)).clamp(0, 1)
