@@ -41,8 +41,10 @@ full: .venv/ready  ## execute the chapters of a profile that have no record yet,
 picture: .venv/ready  ## draw the README's picture
 	$(BIN)/python book/picture.py
 
-lint: .venv/ready
+lint: .venv/ready  ## style, arrows between the rooms of the package, types
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/basedpyright
 
 lock: .venv/ready  ## make requirements.txt anew from pyproject.toml
 	$(BIN)/pip install --quiet uv

@@ -1,22 +1,35 @@
-"""How fast is the loop? Beside the published procedure, plenoptic and a bare loop, in one run, on a CPU or a GPU.
+"""How fast is the loop, beside the published procedure, plenoptic and a bare loop, in one run?
 
     python benchmarks/generation.py                  # all parts, on a GPU where there is one
     python benchmarks/generation.py --parts speed
 
-Each part writes a file of its name in book/full/, beside the rows of other machines: `speed` and memory; `rivals`, seconds to the
-published procedure's final match beside plenoptic's; `precision`, the match that other arithmetic reaches.
+Each part writes a file of its name in book/full/ and keeps the rows of other machines there:
 
-Ways: (a) `published`, transcribed with its waste: a forward pass that is thrown away and the whole network for every stage;
-(b) `plenoptic`, its Metamer with its own settings (Adam with AMSGrad, rate 0.01, mean square, penalty on the range); (c) `bare`,
-forward and backward pass through the layers up to the stage, called by hand, and a step without any bookkeeping: the limit,
-also with these layers compiled, on a CPU with freed memory given back, as glibc does where `metalib.generate` does not run, and
-on a GPU with deterministic kernels, as `metalib` has them, or recorded as a CUDA graph;
-(d) `metalib.generate`, also with the options that are for that device. Arithmetic is float32 for all, without TF32, where it does
-not say otherwise. The seconds of a step are the difference of a run of three times as many steps and a run of so many, over the
-steps between, the median over interleaved repetitions; image-steps are gradient evaluations times images. Memory is the peak above
-what was in use before the run: of a process of its own, on a GPU of what PyTorch allocates. Networks: ResNet-50, untrained, and a
+- `speed`: speed and memory
+- `rivals`: the seconds until the final match of the published procedure is reached, and those of
+  plenoptic
+- `precision`: the match that is reached in other arithmetic
+
+These ways are compared:
+
+- `published`: the published procedure, transcribed with its waste, which is a forward pass that is
+  thrown away and the whole network for every stage
+- `plenoptic`: its Metamer with its own settings (Adam with AMSGrad, rate 0.01, mean square, penalty
+  on the range)
+- `bare`: forward and backward pass through the layers up to the stage, called by hand, and a step
+  without any bookkeeping. This is the limit. It is also measured with these layers compiled; on a
+  CPU with freed memory given back, as glibc does where `metalib.generate` does not run; and on a
+  GPU with deterministic kernels, as in `metalib`, or recorded as a CUDA graph
+- `metalib`: `metalib.generate`, also with the options for the device
+
+Arithmetic is float32 without TF32, unless the name of the way says otherwise. Seconds of a step
+come from two runs, one of them with three times as many steps: the difference of their times over
+the difference of their steps, the median over interleaved repetitions. Image-steps are gradient
+evaluations times images. Memory is the peak above what was in use before the run: on a CPU, of a
+separate process; on a GPU, of what PyTorch allocates. The networks are an untrained ResNet-50 and a
 bundled one.
 """
+
 import argparse
 import contextlib
 import functools
@@ -32,16 +45,18 @@ import pandas as pd
 import torch
 from torch import nn
 
-from metalib import generate, load_images, load_model, store
-from metalib.generate import PRECISIONS, keep_freed_memory
-from metalib.graphs import Graphed
-from metalib.stages import hooked
+from metalib import Compute, generate, load_images, load_model, store
+from metalib.generation.compute import PRECISIONS, keep_freed_memory
+from metalib.generation.graphs import Graphed
+from metalib.models.stages import hooked
 
 RESNET50 = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2"]
-CASES = [("zoo/vgg-standard-0", "group1", ["stem", "group1"], 1), ("zoo/vgg-standard-0", "group1", ["stem", "group1"], 32),
+CASES = [("zoo/vgg-standard-0", "group1", ["stem", "group1"], 1),
+         ("zoo/vgg-standard-0", "group1", ["stem", "group1"], 32),
          ("zoo/vgg-standard-0", "group3", ["stem", "group1", "group2", "group3"], 1),
          ("zoo/vgg-standard-0", "group3", ["stem", "group1", "group2", "group3"], 32),
-         ("torchvision/resnet50", "layer2", RESNET50, 1), ("torchvision/resnet50", "layer2", RESNET50, 32)]
+         ("torchvision/resnet50", "layer2", RESNET50, 1),
+         ("torchvision/resnet50", "layer2", RESNET50, 32)]
 
 
 class UpTo(nn.Module):
@@ -58,7 +73,8 @@ class UpTo(nn.Module):
 
 def relative(difference, target):
     units = tuple(range(1, target.ndim))
-    return torch.linalg.vector_norm(difference, dim=units) / torch.linalg.vector_norm(target, dim=units)
+    return (torch.linalg.vector_norm(difference, dim=units)
+            / torch.linalg.vector_norm(target, dim=units))
 
 
 def plenoptic_metamer(model, stage, references, start):
@@ -74,13 +90,15 @@ def quietly(metamer, steps):
         metamer.synthesize(max_iter=steps, stop_criterion=0)
 
 
-def ways(name, stage, layers, batch, device, keep=True):
-    """A dict of functions of a number of steps."""
+def ways(name, stage, layers, batch, device, keep=True):  # noqa: C901, one closure for each way
+    """The ways that are compared: by name, functions of a number of steps."""
     if keep and device == "cpu":
-        keep_freed_memory()  # all ways alike
+        keep_freed_memory()  # for all ways
     model = load_model(name, pretrained=name.startswith("zoo/"), device=device)
     random = torch.Generator().manual_seed(0)
-    references, start = (torch.rand(batch, 3, model.input_size, model.input_size, generator=random).to(device) for _ in range(2))
+    references, start = (
+        torch.rand(batch, 3, model.input_size, model.input_size, generator=random).to(device)
+        for _ in range(2))
     layers = nn.Sequential(*(model.module.get_submodule(layer) for layer in layers))
     with torch.no_grad():
         target = layers(model.normalised(references))
@@ -91,14 +109,14 @@ def ways(name, stage, layers, batch, device, keep=True):
             with torch.no_grad():
                 model(x)
             x = x.detach().requires_grad_()
-            kept = {}
-            with hooked(model.module, stage, functools.partial(kept.__setitem__, stage)):
+            outputs = {}
+            with hooked(model.module, stage, functools.partial(outputs.__setitem__, stage)):
                 model(x)
-            loss = relative(kept[stage] - target, target)
+            loss = relative(outputs[stage] - target, target)
             gradient, = torch.autograd.grad(loss.sum(), x)
             norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1).view(-1, 1, 1, 1)
             x = (x - gradient / (norm + 1e-10)).clamp(0, 1)
-            loss.tolist()  # it is read in every step
+            loss.tolist()  # the procedure reads it in every step
 
     def gradient(x, layers=layers):
         x = x.detach().requires_grad_()
@@ -116,24 +134,29 @@ def ways(name, stage, layers, batch, device, keep=True):
             x = (x - 0.01 * gradient(x, layers)[0]).clamp(0, 1)
 
     def metalib(**options):
-        return lambda steps: generate(model, references, stage, start=start, steps=steps, progress=False, **options)
+        return lambda steps: generate(
+            model, references, stage, start=start, steps=steps, progress=False, **options)
 
     def plenoptic(steps):
         quietly(plenoptic_metamer(model, stage, references, start), steps)
 
-    found = {"published": published, "plenoptic": plenoptic, "bare": bare, "metalib, published": metalib(optimizer="published")}
+    found = {"published": published, "plenoptic": plenoptic, "bare": bare,
+             "metalib, published": metalib(optimizer="published")}
     if batch > 1:
         found["bare, torch.compile"] = functools.partial(bare, layers=torch.compile(layers))
     options = {"": {}}
     if device == "cuda":
-        found["bare, deterministic"] = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)(bare)
+        found["bare, deterministic"] = torch.backends.cudnn.flags(
+            enabled=True, deterministic=True, allow_tf32=False)(bare)
         found["bare, CUDA graph"] = bare_graphed
-        options |= {", cuda_graphs": {"cuda_graphs": True}, ", tf32": {"precision": "tf32"},
-                    ", bfloat16": {"precision": "bfloat16"}}
+        options |= {", cuda_graphs": {"compute": Compute(cuda_graphs=True)},
+                    ", tf32": {"compute": Compute(precision="tf32")},
+                    ", bfloat16": {"compute": Compute(precision="bfloat16")}}
     elif batch == 1:
-        options[", exact_batches=False"] = {"exact_batches": False}
-    return found | {f"metalib, {rule}{text}": metalib(**own, **some) for text, some in options.items()
-                    for rule, own in (("adam", {"optimizer": "adam"}), ("default", {}))}
+        options[", exact_batches=False"] = {"compute": Compute(exact_batches=False)}
+    return found | {f"metalib, {rule}{text}": metalib(**optimizer, **device_options)
+                    for text, device_options in options.items()
+                    for rule, optimizer in (("adam", {"optimizer": "adam"}), ("default", {}))}
 
 
 def seconds(function, steps, device):
@@ -146,7 +169,7 @@ def seconds(function, steps, device):
 
 
 def peak(case, way, steps):
-    """Peak memory in MB above that before the run, on a CPU, in a process of its own."""
+    """Peak memory on a CPU, in MB above that before the run; call it in a process of its own."""
     function = ways(*case, "cpu")[way]
     Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the peak back to what is in use
     before = peak_of_process()
@@ -155,22 +178,26 @@ def peak(case, way, steps):
 
 
 def step_alone(case, steps, keep):
-    """Seconds of a step of the bare loop in a process of its own, which keeps the memory that it frees, or gives it back."""
+    """Seconds of a step of the bare loop; call it in a process of its own.
+
+    With `keep`, the process keeps the memory that it frees; otherwise it gives it back.
+    """
     bare = ways(*case, "cpu", keep)["bare"]
     bare(2)
     return (seconds(bare, 3 * steps, "cpu") - seconds(bare, steps, "cpu")) / (2 * steps)
 
 
 def share_given_back(case, steps, repetitions):
-    """Speed of a bare loop whose process gives freed memory back, as a share of that of one whose process keeps it."""
+    """Speed of the bare loop with freed memory given back, over its speed with it kept."""
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        kept, back = zip(*(pool.starmap(step_alone, [(case, steps, keep) for keep in (True, False)], chunksize=1)
-                           for _ in range(repetitions)))
-    return np.median(kept) / np.median(back)
+        kept, given_back = zip(*(
+            pool.starmap(step_alone, [(case, steps, keep) for keep in (True, False)], chunksize=1)
+            for _ in range(repetitions)))
+    return np.median(kept) / np.median(given_back)
 
 
 def peak_on_gpu(function, steps):
-    """The same of what PyTorch allocates on the GPU."""
+    """Peak of the memory that PyTorch allocates on the GPU, in MB above that before the run."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -193,20 +220,24 @@ def speed(arguments):
         times = {way: [] for way in functions}
         for _ in range(arguments.repetitions if once < 1 else 2):
             for way, function in functions.items():
-                short, long = (seconds(function, count, arguments.device) for count in (steps, 3 * steps))
+                short, long = (seconds(function, count, arguments.device)
+                               for count in (steps, 3 * steps))
                 times[way].append((long - short) / (2 * steps))
-        print(f"\n{case[0]}, {case[1]}, batch {case[3]}: image-steps a second, share of the bare loop's, peak memory (MB) after "
-              f"{steps} steps and after {3 * steps}")
-        runs = [(way, factor * steps) for way in functions for factor in ((1, 3) if way.startswith("metalib") else (1,))]
+        print(f"\n{case[0]}, {case[1]}, batch {case[3]}: image-steps a second, share of the bare "
+              f"loop's, peak memory (MB) after {steps} steps and after {3 * steps}")
+        runs = [(way, factor * steps) for way in functions
+                for factor in ((1, 3) if way.startswith("metalib") else (1,))]
         if arguments.device == "cuda":
             memory = {(way, count): peak_on_gpu(functions[way], count) for way, count in runs}
         else:
             with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
-                memory = dict(zip(runs, pool.starmap(peak, [(case, *run) for run in runs], chunksize=1)))
+                memory = dict(zip(runs, pool.starmap(
+                    peak, [(case, *run) for run in runs], chunksize=1)))
             share = share_given_back(case, steps, min(3, arguments.repetitions))
             times["bare, memory given back"] = [np.median(times["bare"]) / share]
         for way in times:
-            rows.append({"model": case[0], "stage": case[1], "batch": case[3], "way": way, "steps": steps, "timed": "between runs",
+            rows.append({"model": case[0], "stage": case[1], "batch": case[3], "way": way,
+                         "steps": steps, "timed": "between runs",
                          "image-steps a second": case[3] / np.median(times[way]),
                          "share of bare": np.median(times["bare"]) / np.median(times[way]),
                          "peak (MB)": memory.get((way, steps), np.nan),
@@ -217,75 +248,96 @@ def speed(arguments):
 
 
 def rivals(arguments):
-    """Seconds until the median image matches as the published procedure does after all of its 24,000 steps."""
+    """Seconds until the median match is that of the published procedure after all 24,000 steps."""
     published = pd.read_csv(Path(__file__).parents[1] / "book" / "full" / "published.csv")
     rows = []
     for (name, stage), ends in published.groupby(["model", "stage"], sort=False):
         if name not in arguments.models:
             continue
         goal = ends["loss_24000"].median()
-        model, images = load_model(name, device=arguments.device), load_images("cifar10-samples", n=len(ends))
-        ours = generate(model, images, stage, steps=arguments.steps, cuda_graphs=arguments.device == "cuda")
+        model, images = (load_model(name, device=arguments.device),
+                         load_images("cifar10-samples", n=len(ends)))
+        ours = generate(model, images, stage, steps=arguments.steps,
+                        compute=Compute(cuda_graphs=arguments.device == "cuda"))
         reached = (ours.loss.median(1).values <= goal).nonzero().flatten()
         evaluations = reached[0].item() + 1 if len(reached) else None
-        mine = ours.seconds * evaluations / arguments.steps if evaluations else float("nan")
+        taken = ours.seconds * evaluations / arguments.steps if evaluations else float("nan")
 
         references = images.images.to(arguments.device)
         metamer = plenoptic_metamer(model, stage, references, ours.starts.to(arguments.device))
-        target, spent, steps, loss = model.unchecked_activations(references, stage), 0.0, 0, torch.inf
-        while loss > goal and steps < arguments.plenoptic_steps and not spent > 60 * arguments.minutes:
-            spent += seconds(lambda count, metamer=metamer: quietly(metamer, count), 100, arguments.device)
+        target, spent, steps, loss = (
+            model.unchecked_activations(references, stage), 0.0, 0, torch.inf)
+        while (loss > goal and steps < arguments.plenoptic_steps
+               and not spent > 60 * arguments.minutes):
+            spent += seconds(
+                lambda count, metamer=metamer: quietly(metamer, count), 100, arguments.device)
             steps += 100
             with torch.no_grad():
-                there = model.unchecked_activations(metamer.metamer.clamp(0, 1), stage)
-            loss = relative(there - target, target).median().item()
-        rows.append({"model": name, "stage": stage, "goal (dB)": -20 * np.log10(goal), "evaluations": evaluations, "seconds": mine,
-                     "plenoptic: steps": steps, "plenoptic: seconds": spent, "plenoptic: dB": -20 * np.log10(loss)})
-        print(*(f"{key} {value:.1f}" if isinstance(value, float) else value for key, value in rows[-1].items()), flush=True)
+                activations = model.unchecked_activations(metamer.metamer.clamp(0, 1), stage)
+            loss = relative(activations - target, target).median().item()
+        rows.append({"model": name, "stage": stage, "goal (dB)": -20 * np.log10(goal),
+                     "evaluations": evaluations, "seconds": taken,
+                     "plenoptic: steps": steps, "plenoptic: seconds": spent,
+                     "plenoptic: dB": -20 * np.log10(loss)})
+        print(*(f"{key} {value:.1f}" if isinstance(value, float) else value
+                for key, value in rows[-1].items()), flush=True)
         save("rivals", rows, arguments)
 
 
 def precision(arguments):
-    """The match that is reached with each arithmetic, judged in float32, and the seconds that it takes."""
+    """The match that is reached in each arithmetic, judged in float32, and the seconds it takes."""
     rows = []
     for name in arguments.models:
-        model, images = load_model(name, device=arguments.device), load_images("cifar10-samples")
+        model, images = (load_model(name, device=arguments.device),
+                         load_images("cifar10-samples"))
         for stage in model.stages:
             rows.append({"model": name, "stage": stage, "evaluations": arguments.steps})
             for kind in PRECISIONS:
-                metamers = generate(model, images, stage, precision=kind, steps=arguments.steps)
-                target, there = (model.activations(x.to(arguments.device), stage) for x in (images.images, metamers.images))
-                loss = relative(there - target, target).median().item()
+                metamers = generate(model, images, stage, steps=arguments.steps,
+                                    compute=Compute(precision=kind))
+                target, activations = (model.activations(x.to(arguments.device), stage)
+                                       for x in (images.images, metamers.images))
+                loss = relative(activations - target, target).median().item()
                 with np.errstate(divide="ignore"):  # an image that is the reference itself
-                    rows[-1] |= {f"{kind} (dB)": -20 * np.log10(loss), f"{kind} (s)": metamers.seconds}
-            print(*(f"{key} {value:.1f}" if isinstance(value, float) else value for key, value in rows[-1].items()), flush=True)
+                    rows[-1] |= {f"{kind} (dB)": -20 * np.log10(loss),
+                                 f"{kind} (s)": metamers.seconds}
+            print(*(f"{key} {value:.1f}" if isinstance(value, float) else value
+                    for key, value in rows[-1].items()), flush=True)
             save("precision", rows, arguments)
 
 
 def save(part, rows, arguments):
-    """Write the rows of a part, beside those that other machines have in its file."""
+    """Write the rows of a part to its file, and keep the rows of other machines there."""
     made, path = store.provenance(), arguments.folder / f"{part}.csv"
     others = pd.read_csv(path) if path.is_file() else pd.DataFrame({"hardware": []})
-    table = pd.DataFrame(rows).assign(hardware=made["hardware"], threads=torch.get_num_threads(), date=made["date"][:10])
+    table = pd.DataFrame(rows).assign(
+        hardware=made["hardware"], threads=torch.get_num_threads(), date=made["date"][:10])
     with store.written_whole(path) as temporary:
-        pd.concat([others[others["hardware"] != made["hardware"]], table]).to_csv(temporary, index=False, float_format="%.4g")
+        pd.concat([others[others["hardware"] != made["hardware"]], table]).to_csv(
+            temporary, index=False, float_format="%.4g")
 
 
 PARTS = {"speed": speed, "rivals": rivals, "precision": precision}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of the bare loop in one repetition")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1] / "book" / "full", help="of the files")
-    parser.add_argument("--models", nargs="*", default=["zoo/vgg-robust-0"], help="for rivals and precision")
-    parser.add_argument("--steps", type=int, default=480, help="of metalib, for rivals and precision")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="of the bare loop in one repetition")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1] / "book" / "full",
+                        help="of the files")
+    parser.add_argument(
+        "--models", nargs="*", default=["zoo/vgg-robust-0"], help="for rivals and precision")
+    parser.add_argument(
+        "--steps", type=int, default=480, help="of metalib, for rivals and precision")
     parser.add_argument("--plenoptic-steps", type=int, default=5000)
-    parser.add_argument("--minutes", type=float, default=3, help="time allowed to plenoptic for one stage")
+    parser.add_argument(
+        "--minutes", type=float, default=3, help="time allowed to plenoptic for one stage")
     arguments = parser.parse_args()
-    torch.backends.cudnn.allow_tf32 = False  # as matrix products: what is not asked for in TF32 is float32
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in float32, as matrix products are
     print(f"{arguments.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for part in arguments.parts:
         PARTS[part](arguments)

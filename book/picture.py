@@ -1,7 +1,8 @@
-"""Draw book/picture.png, the picture of the README: references and their metamers for two bundled networks.
+"""Draw book/picture.png for the README: references and their metamers for two bundled networks.
 
     make picture
 """
+
 from pathlib import Path
 
 import matplotlib.pyplot as plt

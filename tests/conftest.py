@@ -1,4 +1,5 @@
-"""Shared pieces: the bundled images, a small untrained network, and the larger image set where a machine has it."""
+"""What tests share: the bundled images, a small untrained network, and the place of CIFAR-10."""
+
 import contextlib
 from pathlib import Path
 
@@ -12,7 +13,7 @@ CIFAR_ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.zi
 
 
 def small_network(seed=0):
-    """Two convolutions and a linear layer with random weights; the stage `relu2` ends in a ReLU called as a function."""
+    """Two convolutions and a linear layer with random weights; stage "2" ends in `torch.relu`."""
     torch.manual_seed(seed)
 
     class Block(nn.Module):
@@ -23,14 +24,18 @@ def small_network(seed=0):
         def forward(self, x):
             return torch.relu(self.conv(x))
 
-    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), Block(), nn.AvgPool2d(4), nn.Flatten(),
-                         nn.Linear(6 * 16, 10))
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), Block(),
+                         nn.AvgPool2d(4), nn.Flatten(), nn.Linear(6 * 16, 10))
 
 
 @pytest.fixture
 def small():
-    """A `Model` of that network with the stages conv, relu, block, pooled, logits (as "0", "1", "2", "3", "5")."""
-    return wrap_model(small_network(), stages=["0", "1", "2", "3", "5"], mean=(0.4,) * 3, std=(0.2,) * 3, name="small")
+    """A `Model` of that network.
+
+    Its stages "0", "1", "2", "3", "5" are conv, relu, block, pooled, logits.
+    """
+    return wrap_model(small_network(), stages=["0", "1", "2", "3", "5"], mean=(0.4,) * 3,
+                      std=(0.2,) * 3, name="small")
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +50,7 @@ def robust():
 
 @contextlib.contextmanager
 def one_thread():
-    """As many threads as a process that a test starts has: sums in another order round otherwise."""
+    """Use one thread, as the processes that tests start do, so that sums round alike."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

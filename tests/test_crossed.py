@@ -1,4 +1,5 @@
-"""Statistics of crossed designs: what they recover of a planted truth, and whether intervals cover it."""
+"""Statistics of crossed designs: they recover a planted truth, and their intervals cover it."""
+
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +13,44 @@ PUBLISHED = Path(__file__).parents[1] / "book" / "feather2023.csv"
 EFFECTS = {"other training": 0.5, "other architecture": 0.3, "both differ": 0.0}
 
 
-def simulated(rng, architectures=4, images=20, dropped=0.0, effects=EFFECTS, spread=(0.6, 0.4, 0.6, 0.4, 0.3, 0.3, 1.0)):
-    """Two trainings of each architecture: effects of generators, observers, images and pairs of them, and noise."""
-    models = [(architecture, training) for architecture in range(architectures) for training in range(2)]
+def simulated(rng, architectures=4, images=20, dropped=0.0, effects=EFFECTS,
+              spread=(0.6, 0.4, 0.6, 0.4, 0.3, 0.3, 1.0)):
+    """Two trainings of each architecture: effects of generators, observers, images and their pairs,
+    and noise.
+    """
+    models = [(architecture, training) for architecture in range(architectures)
+              for training in range(2)]
     count = len(models)
-    shapes = [(count, 1, 1), (1, count, 1), (1, 1, images), (count, count, 1), (count, 1, images), (1, count, images),
-              (count, count, images)]
+    shapes = [(count, 1, 1), (1, count, 1), (1, 1, images), (count, count, 1), (count, 1, images),
+              (1, count, images), (count, count, images)]
     values = sum(size * rng.standard_normal(shape) for size, shape in zip(spread, shapes))
     generator, observer, image = (axis.ravel() for axis in np.indices((count, count, images)))
-    same = [np.array(models)[generator, part] == np.array(models)[observer, part] for part in (0, 1)]
-    relation = np.select([same[0] & same[1], same[0], same[1]], ["itself", "other training", "other architecture"], "both differ")
-    table = pd.DataFrame({"generator": generator, "observer": observer, "image": image, "relation": relation})
+    same = [np.array(models)[generator, part] == np.array(models)[observer, part]
+            for part in (0, 1)]
+    relation = np.select([same[0] & same[1], same[0], same[1]],
+                         ["itself", "other training", "other architecture"], "both differ")
+    table = pd.DataFrame({"generator": generator, "observer": observer, "image": image,
+                          "relation": relation})
     table["agrees"] = values.ravel() + table["relation"].map(effects).fillna(0)
-    counts = rng.random((count, images)) >= dropped  # a metamer that does not count does so for all observers
+    counts = rng.random((count, images)) >= dropped  # a dropped metamer is so for all observers
     return table[(table["relation"] != "itself") & counts[generator, image]].reset_index(drop=True)
 
 
-@pytest.mark.parametrize("study", [{}, {"architectures": 3, "dropped": 0.3}, {"spread": (1, 0.7, 0.3, 0, 0, 0, 0.5)}],
-                         ids=["all effects", "few models, many dropped", "main effects only"])
+@pytest.mark.parametrize(
+    "study",
+    [{}, {"architectures": 3, "dropped": 0.3}, {"spread": (1, 0.7, 0.3, 0, 0, 0, 0.5)}],
+    ids=["all effects", "few models, many dropped", "main effects only"])
 def test_intervals_cover_the_truth_and_are_not_needlessly_wide(study):
-    """At least 93 % of 95 % intervals of contrasts hold the planted difference, and estimates scatter nearly as widely."""
-    pairs = [("other training", "other architecture"), ("other training", "both differ"), ("other architecture", "both differ")]
+    """At least 93 % of the 95 % intervals of contrasts hold the planted difference, and estimates
+    scatter nearly as widely.
+    """
+    pairs = [("other training", "other architecture"), ("other training", "both differ"),
+             ("other architecture", "both differ")]
     truth = np.array([EFFECTS[a] - EFFECTS[b] for a, b in pairs])
     tables = [simulated(np.random.default_rng(seed), **study) for seed in range(60)]
     results = [crossed.differences(table, "relation", pairs, resamples=150) for table in tables]
-    low, high, estimates = (np.stack([result[name] for result in results]) for name in ("low", "high", "difference"))
+    low, high, estimates = (np.stack([result[name] for result in results])
+                            for name in ("low", "high", "difference"))
     assert ((low <= truth) & (truth <= high)).mean() >= 0.93
     assert (np.abs(estimates.mean(0) - truth) < 0.1).all()
     assert ((high - low).mean(0) < 1.7 * 3.92 * estimates.std(0)).all()
@@ -44,31 +58,40 @@ def test_intervals_cover_the_truth_and_are_not_needlessly_wide(study):
 
 def test_intervals_of_means_cover_the_truth():
     tables = [simulated(np.random.default_rng(seed)) for seed in range(60)]
-    results = [crossed.means(table, "relation", resamples=150, seed=seed) for seed, table in enumerate(tables)]
-    held = [table["relation"].map(EFFECTS).between(table["low"], table["high"]) for table in results]
+    results = [crossed.means(table, "relation", resamples=150, seed=seed)
+               for seed, table in enumerate(tables)]
+    held = [table["relation"].map(EFFECTS).between(table["low"], table["high"])
+            for table in results]
     assert np.mean(held) >= 0.93
-    trained = [crossed.differences(table.assign(training=table["generator"] % 2), "training", [(0, 1)], resamples=150)
+    trained = [crossed.differences(table.assign(training=table["generator"] % 2), "training",
+                                   [(0, 1)], resamples=150)
                for table in tables]  # groups of generators, which differ by chance only
-    low, high, estimates = (np.array([result[name].item() for result in trained]) for name in ("low", "high", "difference"))
-    assert ((low <= 0) & (0 <= high)).mean() >= 0.93 and (high - low).mean() < 1.7 * 3.92 * estimates.std()
-    rows = np.mean([1.96 * table.groupby("relation")["agrees"].sem().mean() for table in tables])
-    assert np.mean([(table["high"] - table["low"]) / 2 for table in results]) > 2 * rows  # rows are not independent
+    low, high, estimates = (np.array([result[name].item() for result in trained])
+                            for name in ("low", "high", "difference"))
+    assert (((low <= 0) & (0 <= high)).mean() >= 0.93
+            and (high - low).mean() < 1.7 * 3.92 * estimates.std())
+    naive = np.mean([1.96 * table.groupby("relation")["agrees"].sem().mean() for table in tables])
+    # rows are not independent
+    assert np.mean([(table["high"] - table["low"]) / 2 for table in results]) > 2 * naive
 
 
 def test_means_are_plain_means_and_do_not_depend_on_the_order_of_rows():
     table = simulated(np.random.default_rng(0), dropped=0.4)
     ours = crossed.means(table, ["relation"], resamples=50).set_index("relation")
     assert np.allclose(ours["mean"], table.groupby("relation", sort=False)["agrees"].mean())
-    shuffled = crossed.means(table.sample(frac=1, random_state=1), ["relation"], resamples=50).set_index("relation")
+    shuffled = crossed.means(table.sample(frac=1, random_state=1), ["relation"],
+                             resamples=50).set_index("relation")
     assert np.allclose(shuffled.loc[ours.index, ["low", "high"]], ours[["low", "high"]])
     assert ours.loc["other training", ["generators", "observers", "rows"]].tolist() == [
         8, 8, (table["relation"] == "other training").sum()]
     alone = crossed.means(table[table["generator"] == 0], [], resamples=10)
-    assert alone["mean"].notna().all() and alone[["low", "high"]].isna().all(axis=None)  # one generator says nothing of others
+    # one generator says nothing about others
+    assert alone["mean"].notna().all() and alone[["low", "high"]].isna().all(axis=None)
 
 
 def test_an_empty_group_is_said_to_be_empty():
-    result = crossed.differences(simulated(np.random.default_rng(0)), "relation", [("other seed", "other training")], resamples=10)
+    result = crossed.differences(simulated(np.random.default_rng(0)), "relation",
+                                 [("other seed", "other training")], resamples=10)
     assert result["empty"].tolist() == ["other seed"] and np.isnan(result["difference"]).all()
 
 
@@ -83,12 +106,14 @@ def test_stages_of_one_model_are_not_taken_for_more_models():
 def test_resampled_means_cover_the_truth_and_are_paired():
     rng, inside = np.random.default_rng(0), []
     for _ in range(200):
-        matrix = rng.standard_normal((15, 1)) + rng.standard_normal(12) + rng.standard_normal((15, 12))
+        matrix = (rng.standard_normal((15, 1)) + rng.standard_normal(12)
+                  + rng.standard_normal((15, 12)))
         low, high = np.quantile(crossed.resampled_means(matrix, resamples=400), [0.025, 0.975])
         inside.append(low <= 0 <= high)
     assert 0.9 <= np.mean(inside) <= 0.99
     other = rng.standard_normal(matrix.shape)
-    means = [crossed.resampled_means(some, resamples=50, seed=3) for some in (matrix, other, matrix - other)]
+    means = [crossed.resampled_means(values, resamples=50, seed=3)
+             for values in (matrix, other, matrix - other)]
     assert np.allclose(means[0] - means[1], means[2])
     assert np.ptp(crossed.resampled_means(np.ones((3, 4)), resamples=20)) == 0
     for bad in (np.ones(3), np.ones((0, 3)), np.where(matrix > 0, matrix, np.nan)):
@@ -97,7 +122,8 @@ def test_resampled_means_cover_the_truth_and_are_paired():
 
 
 def test_variance_explained_finds_whose_effect_it_is():
-    for spread, factor in (((1, 0, 0, 0, 0, 0, 0.1), "generator"), ((0, 1, 0, 0, 0, 0, 0.1), "observer"),
+    for spread, factor in (((1, 0, 0, 0, 0, 0, 0.1), "generator"),
+                           ((0, 1, 0, 0, 0, 0, 0.1), "observer"),
                            ((0, 0, 0, 1, 0, 0, 0.1), "rest")):
         table = simulated(np.random.default_rng(0), effects={}, spread=spread)
         shares = crossed.variance_explained(table, resamples=100)
@@ -105,20 +131,25 @@ def test_variance_explained_finds_whose_effect_it_is():
         assert (shares["low"] <= shares["high"]).all()
     import statsmodels.formula.api as smf
     cells = table.groupby(["generator", "observer"], as_index=False)["agrees"].mean()
-    both, without = (smf.ols(f"agrees ~ {terms}", cells).fit().rsquared for terms in (
-        "C(generator) + C(observer)", "C(observer)"))
-    assert np.isclose(shares.loc["generator", "estimate"], both - without) and np.isclose(shares.loc["rest", "estimate"], 1 - both)
+    both, without = (smf.ols(f"agrees ~ {terms}", cells).fit().rsquared
+                     for terms in ("C(generator) + C(observer)", "C(observer)"))
+    assert (np.isclose(shares.loc["generator", "estimate"], both - without)
+            and np.isclose(shares.loc["rest", "estimate"], 1 - both))
 
 
 def test_asymmetry_finds_mutual_and_one_sided_pairs():
     rng = np.random.default_rng(0)
     pair = rng.standard_normal((8, 8))
     tables = {}
-    for name, values in (("mutual", pair + pair.T), ("one-sided", pair - pair.T), ("generators", pair[:, :1] + 0 * pair)):
-        cells = pd.DataFrame(values + 0.01 * rng.standard_normal((8, 8))).stack().rename_axis(["generator", "observer"])
-        tables[name] = pd.concat([cells.rename("agrees").reset_index().assign(image=image) for image in range(5)])
+    for name, values in (("mutual", pair + pair.T), ("one-sided", pair - pair.T),
+                         ("generators", pair[:, :1] + 0 * pair)):
+        cells = pd.DataFrame(values + 0.01 * rng.standard_normal((8, 8))).stack().rename_axis(
+            ["generator", "observer"])
+        tables[name] = pd.concat([cells.rename("agrees").reset_index().assign(image=image)
+                                  for image in range(5)])
     found = {name: crossed.asymmetry(table, resamples=50) for name, table in tables.items()}
-    assert found["mutual"].loc["correlation", "estimate"] > 0.99 and found["mutual"].loc["difference", "estimate"] < 0.1
+    assert (found["mutual"].loc["correlation", "estimate"] > 0.99
+            and found["mutual"].loc["difference", "estimate"] < 0.1)
     assert found["one-sided"].loc["correlation", "estimate"] < -0.99
     assert found["generators"].loc["difference", "estimate"] > 0.5
     with pytest.raises(ValueError, match="three models"):
@@ -136,27 +167,37 @@ def test_the_mixed_model_agrees_where_its_assumptions_hold():
 def test_correlation_is_that_of_scipy_and_takes_out_what_it_is_given():
     rng = np.random.default_rng(0)
     depth = np.tile(np.arange(8), 10)
-    table = pd.DataFrame({"model": np.repeat(np.arange(10), 8), "depth": depth, "x": depth + rng.standard_normal(80),
+    table = pd.DataFrame({"model": np.repeat(np.arange(10), 8), "depth": depth,
+                          "x": depth + rng.standard_normal(80),
                           "y": depth + rng.standard_normal(80)})
     for method, function in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
         ours = crossed.correlation(table, "x", "y", clusters="model", method=method, resamples=50)
-        assert np.isclose(ours["estimate"], function(table["x"], table["y"]).statistic) and ours["clusters"] == 10
+        assert (np.isclose(ours["estimate"], function(table["x"], table["y"]).statistic)
+                and ours["clusters"] == 10)
         assert ours["low"] < ours["estimate"] < ours["high"]
-        given = crossed.correlation(table, "x", "y", clusters="model", method=method, given="depth", resamples=50)
+        given = crossed.correlation(table, "x", "y", clusters="model", method=method,
+                                    given="depth", resamples=50)
         assert abs(given["estimate"]) < 0.25 < ours["estimate"] and given["low"] < 0 < given["high"]
-        within = crossed.correlation(table, "x", "y", clusters="model", method=method, within="depth", resamples=50)
+        within = crossed.correlation(table, "x", "y", clusters="model", method=method,
+                                     within="depth", resamples=50)
         assert abs(within["estimate"]) < 0.25
-    partial = [np.linalg.lstsq(np.c_[np.ones(80), depth], table[name], rcond=None)[0] @ [np.ones(80), depth] for name in "xy"]
-    given = crossed.correlation(table, "x", "y", clusters="model", method="pearson", given="depth", resamples=10)
-    assert np.isclose(given["estimate"], stats.pearsonr(table["x"] - partial[0], table["y"] - partial[1]).statistic)
+    by_depth = [np.linalg.lstsq(np.c_[np.ones(80), depth], table[name], rcond=None)[0]
+                @ [np.ones(80), depth] for name in "xy"]
+    given = crossed.correlation(table, "x", "y", clusters="model", method="pearson", given="depth",
+                                resamples=10)
+    assert np.isclose(
+        given["estimate"],
+        stats.pearsonr(table["x"] - by_depth[0], table["y"] - by_depth[1]).statistic)
 
 
 def test_clustered_rows_give_wider_intervals_than_independent_ones():
     rng = np.random.default_rng(1)
-    values = np.repeat(rng.standard_normal((12, 2)), 10, axis=0) + 0.1 * rng.standard_normal((120, 2))
+    values = (np.repeat(rng.standard_normal((12, 2)), 10, axis=0)
+              + 0.1 * rng.standard_normal((120, 2)))
     table = pd.DataFrame(values, columns=["x", "y"])
     table["model"], table["row"] = np.repeat(np.arange(12), 10), np.arange(120)
-    wide, narrow = (crossed.correlation(table, "x", "y", clusters=name, resamples=300) for name in ("model", "row"))
+    wide, narrow = (crossed.correlation(table, "x", "y", clusters=name, resamples=300)
+                    for name in ("model", "row"))
     assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
 
 
@@ -164,15 +205,18 @@ def test_the_published_figures_are_reproduced():
     """Feather et al. 2023, over the 20 networks that are public."""
     table = pd.read_csv(PUBLISHED)
     rho = crossed.correlation(table, "human", "networks", clusters="model", resamples=10)
-    r = crossed.correlation(table, "human", "networks", clusters="model", method="pearson", resamples=10)
-    assert (rho["rows"], rho["clusters"], round(rho["estimate"], 4), round(r["estimate"] ** 2, 3)) == (148, 20, 0.9195, 0.860)
+    r = crossed.correlation(table, "human", "networks", clusters="model", method="pearson",
+                            resamples=10)
+    assert (rho["rows"], rho["clusters"], round(rho["estimate"], 4),
+            round(r["estimate"] ** 2, 3)) == (148, 20, 0.9195, 0.860)
 
 
 def test_models_that_share_are_clustered_and_grouped():
     names = [f"{training} {number}" for training in ("standard", "robust") for number in range(4)]
     label = {name: name.split()[0] for name in names}
     rng = np.random.default_rng(0)
-    values = pd.DataFrame([[0.8 if label[a] == label[b] else 0.2 for b in names] for a in names], names, names)
+    values = pd.DataFrame([[0.8 if label[a] == label[b] else 0.2 for b in names] for a in names],
+                          names, names)
     values += 0.05 * rng.standard_normal(values.shape)
     order, similarity, linkage = crossed.cluster(values)
     assert len({label[name] for name in order[:4]}) == 1 and linkage.shape == (7, 4)

@@ -1,4 +1,5 @@
 """Image sets: values, order, subsets, and errors that say what to do."""
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +12,8 @@ from metalib.data import stratified
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, colour in (("test/dog/2.png", "red"), ("test/dog/10.png", "blue"), ("test/cat/1.png", "lime")):
+    for name, colour in (("test/dog/2.png", "red"), ("test/dog/10.png", "blue"),
+                         ("test/cat/1.png", "lime")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 20), colour).save(tmp_path / name)
     return tmp_path
@@ -20,8 +22,10 @@ def folder(tmp_path):
 def test_samples_are_the_original_pixels(samples):
     assert samples.images.shape == (20, 3, 32, 32) and samples.images.dtype == torch.float32
     assert 0 <= samples.images.min() and samples.images.max() <= 1
-    assert torch.equal(samples.images * 255, (samples.images * 255).round())  # 8-bit values, not resampled
-    assert samples.labels[:4].tolist() == [3, 8, 8, 0]  # of CIFAR-10's first four test images: cat, ship, ship, airplane
+    # 8-bit values, not resampled
+    assert torch.equal(samples.images * 255, (samples.images * 255).round())
+    # CIFAR-10's first four test images: cat, ship, ship, airplane
+    assert samples.labels[:4].tolist() == [3, 8, 8, 0]
 
 
 def test_imagenet_samples_are_cropped_to_size():
@@ -34,7 +38,8 @@ def test_imagenet_samples_are_cropped_to_size():
 def test_folder_is_read_in_natural_order_with_classes(folder):
     images = load_images(f"folder:{folder}", split="test")
     assert images.class_names == ("cat", "dog") and images.labels.tolist() == [0, 1, 1]
-    assert images.images[:, :, 0, 0].tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]  # 2.png before 10.png
+    # 2.png before 10.png
+    assert images.images[:, :, 0, 0].tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
     assert load_images(f"folder:{folder}/test/dog").labels.tolist() == [-1, -1]
     assert load_images(f"folder:{folder}", split="test", size=16).images.shape == (3, 3, 16, 16)
 
@@ -45,8 +50,9 @@ def test_subsets_are_stratified_and_reproducible(labels, data):
     n = data.draw(st.integers(1, len(labels)))
     chosen = stratified(labels, n, seed=3)
     assert torch.equal(chosen, stratified(labels, n, seed=3)) and len(set(chosen.tolist())) == n
-    taken, there = labels[chosen].bincount(minlength=5), labels.bincount(minlength=5)
-    assert all(taken[k] == there[k] or taken[k] >= taken.max() - 1 for k in range(5))  # as equal as the classes allow
+    taken, available = labels[chosen].bincount(minlength=5), labels.bincount(minlength=5)
+    # as equal as the classes allow
+    assert all(taken[k] == available[k] or taken[k] >= taken.max() - 1 for k in range(5))
 
 
 def test_bad_sources_say_what_to_do(folder, tmp_path):

@@ -1,7 +1,9 @@
-"""Public models, without a network: real architectures with random weights, saved where each library keeps its downloads.
+"""Public models offline: real architectures with random weights, saved where each library keeps its
+downloads.
 
-Nothing is stood in for but the network, which answers as an unplugged one does.
+Only the connection is replaced: it fails as an unplugged one does.
 """
+
 import argparse
 import os
 import socket
@@ -14,7 +16,9 @@ import torch
 import torchvision
 import yaml
 
-from metalib import check_model, classes, external, generate, list_models, load_images, load_model, transfer, transfer_study
+from metalib import check_model, generate, labels, list_models, load_images, load_model
+from metalib.evaluation.transfer import RELATIONS, relation, transfer_study
+from metalib.models import public
 
 pytest.importorskip("timm")
 
@@ -52,47 +56,56 @@ def settled(network, side):
     """A network with random weights whose batch normalisation has seen some images."""
     with torch.no_grad():
         for seed in range(5):
-            network.train()(torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(seed)))
+            network.train()(torch.randn(8, 3, side, side,
+                                        generator=torch.Generator().manual_seed(seed)))
     return network.eval()
 
 
 def torchvision_checkpoint():
     network = settled(torchvision.models.resnet18(), 64)
-    save(external.SOURCES["torchvision"].files("resnet18")[0], network.state_dict())
+    save(public.SOURCES["torchvision"].files("resnet18")[0], network.state_dict())
 
 
 def timm_checkpoint(root):
     import timm
     network = settled(timm.create_model("resnet10t"), 64)
-    folder = root / "hub" / f"models--{timm.get_pretrained_cfg('resnet10t').hf_hub_id.replace('/', '--')}"
+    folder = (root / "hub"
+              / f"models--{timm.get_pretrained_cfg('resnet10t').hf_hub_id.replace('/', '--')}")
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("0" * 40)
     (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    safetensors.torch.save_file(network.state_dict(), folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    safetensors.torch.save_file(network.state_dict(),
+                                folder / "snapshots" / ("0" * 40) / "model.safetensors")
 
 
 def robustbench_checkpoint(folder, **more):
-    entry = external._robustbench_entries()[ROBUSTBENCH.removeprefix("robustbench/")]
+    entry = public._robustbench_entries()[ROBUSTBENCH.removeprefix("robustbench/")]
     network = settled(entry["model"](), 32)
-    weights = {f"module.{key}": value for key, value in network.state_dict().items() if key not in ("mu", "sigma")}
+    weights = {f"module.{key}": value for key, value in network.state_dict().items()
+               if key not in ("mu", "sigma")}
     save(folder / f"{ROBUSTBENCH.removeprefix('robustbench/')}.pt", {"state_dict": weights, **more})
 
 
 def library_logits(name, images):
-    """Logits by the library's own way to load and to normalise."""
+    """Logits of a model that the library itself loads, for images that it normalises."""
     with torch.no_grad():
         if name == TORCHVISION:
             weights = torchvision.models.ResNet18_Weights.DEFAULT
-            network, transform = torchvision.models.resnet18(weights=weights).eval(), weights.transforms()
-            return network(torchvision.transforms.functional.normalize(images, transform.mean, transform.std))
+            network, transform = (torchvision.models.resnet18(weights=weights).eval(),
+                                  weights.transforms())
+            return network(torchvision.transforms.functional.normalize(images, transform.mean,
+                                                                       transform.std))
         if name == TIMM:
             import timm
             network = timm.create_model("resnet10t").eval()
-            file, = external.SOURCES["timm"].files("resnet10t")
-            timm.models.load_checkpoint(network, str(file))  # what pretrained=True does, without asking the network first
-            normalise = timm.data.create_transform(**timm.data.resolve_model_data_config(network)).transforms[-1]
+            file, = public.SOURCES["timm"].files("resnet10t")
+            # what pretrained=True does, without going online first
+            timm.models.load_checkpoint(network, str(file))
+            normalise = timm.data.create_transform(
+                **timm.data.resolve_model_data_config(network)).transforms[-1]
             return network(normalise(images))
-        return external._robustbench().load_model("Hendrycks2020AugMix_WRN", dataset="cifar10", threat_model="corruptions")(images)
+        return public._robustbench().load_model("Hendrycks2020AugMix_WRN", dataset="cifar10",
+                                                threat_model="corruptions")(images)
 
 
 @pytest.mark.parametrize("name", [TORCHVISION, TIMM, ROBUSTBENCH])
@@ -103,7 +116,7 @@ def test_a_model_is_that_of_its_library(name, caches):
     elif name == TIMM:
         timm_checkpoint(caches)
     else:
-        robustbench_checkpoint(caches / "models")  # RobustBench's own default, beside the user's scripts
+        robustbench_checkpoint(caches / "models")  # RobustBench's default, in the working directory
     model = load_model(name)
     assert name in list_models(f"{name.partition('/')[0]}/*", offline=True)
     images = load_images("cifar10-samples", size=model.input_size, n=2).images
@@ -124,10 +137,11 @@ def test_robustbench_files_are_also_kept_in_one_folder_for_all(caches):
 
 def test_a_checkpoint_with_more_than_tensors_needs_consent(caches):
     robustbench_checkpoint(caches / "models", options=argparse.Namespace(depth=40))
-    with pytest.raises(ValueError, match=r"AugMix_WRN\.pt holds more than tensors.*allow_pickle=True"):
+    with pytest.raises(ValueError,
+                       match=r"AugMix_WRN\.pt holds more than tensors.*allow_pickle=True"):
         load_model(ROBUSTBENCH)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # a setting of the user's does not stand for consent
+        patch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # the user's setting is not consent
         with pytest.raises(ValueError, match="holds more than tensors"):
             load_model(ROBUSTBENCH)
         assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
@@ -145,7 +159,7 @@ def test_a_web_page_in_place_of_a_checkpoint_is_told(caches):
 
 def test_a_truncated_checkpoint_is_told(caches):
     torchvision_checkpoint()
-    path, = external.SOURCES["torchvision"].files("resnet18")
+    path, = public.SOURCES["torchvision"].files("resnet18")
     path.write_bytes(path.read_bytes()[:10_000])
     with pytest.raises(ValueError, match=f"{path.name}.*delete it"):
         load_model(TORCHVISION)
@@ -155,32 +169,40 @@ def test_a_truncated_checkpoint_is_told(caches):
     (TORCHVISION, r"torch/hub/checkpoints/resnet18-f37072fd\.pth"),
     (TIMM, r"hub/models--timm--resnet10t\.c3_in1k/model\.safetensors"),
     (ROBUSTBENCH, r"data/robustbench/cifar10/corruptions/Hendrycks2020AugMix_WRN\.pt"),
-    ("robustbench/imagenet/corruptions/AlexNet", r"torch/hub/checkpoints/alexnet-owt-7be5be79\.pth"),
-    ("robustbench/cifar10/Linf/Debenedetti2022Light_XCiT-S12", r"checkpoints/debenedetti2022light-xcit-s-cifar10-linf\.pth\.tar")])
+    ("robustbench/imagenet/corruptions/AlexNet",
+     r"torch/hub/checkpoints/alexnet-owt-7be5be79\.pth"),
+    ("robustbench/cifar10/Linf/Debenedetti2022Light_XCiT-S12",
+     r"checkpoints/debenedetti2022light-xcit-s-cifar10-linf\.pth\.tar")])
 def test_without_a_network_the_error_says_what_to_put_where(name, place, caches):
-    with pytest.raises(FileNotFoundError, match=rf"(?s)could not be downloaded.*copy .*{place}.*Available.*zoo/resnet-standard-0"):
+    with pytest.raises(FileNotFoundError, match=(
+            rf"(?s)could not be downloaded.*copy .*{place}.*Available.*zoo/resnet-standard-0")):
         load_model(name)
-    assert not [path for path in caches.rglob("*") if path.is_file()], "a failed download leaves something behind"
+    assert not [path for path in caches.rglob("*") if path.is_file()], (
+        "a failed download leaves something behind")
 
 
 def test_models_are_listed_without_a_download():
     assert len(list_models("torchvision/*")) > 150 and len(list_models("timm/*")) > 1000
     assert len(list_models("robustbench/*")) >= 200
-    assert "robustbench/cifar10/L2/Engstrom2019Robustness" in list_models("robustbench/cifar10/L2/*")
-    assert {name.split("/")[1] for name in list_models("robustbench/*")} == {"cifar10", "cifar100", "imagenet"}
-    assert "torchvision/resnet50.IMAGENET1K_V1" in list_models("*/resnet50*") and "timm/resnet50" in list_models("*/resnet50*")
+    assert ("robustbench/cifar10/L2/Engstrom2019Robustness"
+            in list_models("robustbench/cifar10/L2/*"))
+    assert {name.split("/")[1] for name in list_models("robustbench/*")} == {
+        "cifar10", "cifar100", "imagenet"}
+    assert ("torchvision/resnet50.IMAGENET1K_V1" in list_models("*/resnet50*")
+            and "timm/resnet50" in list_models("*/resnet50*"))
     assert not list_models("torchvision/*", offline=True)
-    with pytest.raises(ValueError, match="did you mean robustbench/cifar10/L2/Engstrom2019Robustness"):
+    with pytest.raises(ValueError,
+                       match="did you mean robustbench/cifar10/L2/Engstrom2019Robustness"):
         load_model("robustbench/cifar10/L2/Engstrom2019")
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch):
-    external._timm_names.cache_clear()
+    public._timm_names.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match=r"package timm.*pip install"):
         list_models("timm/*")
-    assert list_models("*resnet-standard*")  # others are listed all the same
-    external._timm_names.cache_clear()
+    assert list_models("*resnet-standard*")  # other models are listed all the same
+    public._timm_names.cache_clear()
 
 
 @pytest.mark.parametrize("name", [TORCHVISION, TIMM, ROBUSTBENCH, "zoo/vgg-standard-0"])
@@ -195,39 +217,49 @@ def test_an_untrained_network_needs_no_file(name):
 def test_an_ensemble_has_its_logits_as_a_stage():
     model = load_model("robustbench/cifar10/Linf/Chen2020Adversarial", pretrained=False)
     images = load_images("cifar10-samples", n=2).images
-    assert model.stages == ("ensemble",) and torch.equal(model.activations(images, "ensemble"), model(images))
+    assert (model.stages == ("ensemble",)
+            and torch.equal(model.activations(images, "ensemble"), model(images)))
 
 
 def test_sixteen_coarse_classes():
     """The largest member logit decides; classes outside the sixteen do not count."""
     torchvision_checkpoint()
     model = load_model(TORCHVISION)
-    assert len(model.coarse_names) == 16 and len(classes.CIFAR100) == 100
+    assert len(model.coarse_names) == 16 and len(labels.CIFAR100) == 100
     logits = torch.randn(200, 1000, generator=torch.Generator().manual_seed(0))
-    member = {index: number for number, indices in enumerate(classes.IMAGENET16.values()) for index in indices}
-    assert len(member) == 207
-    expected = [member[max(member, key=lambda index: row[index])] for row in logits.tolist()]
+    coarse_of = {index: number for number, indices in enumerate(labels.IMAGENET16.values())
+                 for index in indices}
+    assert len(coarse_of) == 207
+    expected = [coarse_of[max(coarse_of, key=lambda index: row[index])] for row in logits.tolist()]
     assert model.coarse(logits).tolist() == expected
-    for coarse, fine in {"cat": "tabby", "airplane": "airliner", "elephant": "African elephant", "knife": "cleaver",
-                         "keyboard": "computer keyboard", "bear": "brown bear", "oven": "rotisserie"}.items():
-        assert model.class_names.index(fine) in classes.IMAGENET16[coarse], (coarse, fine)
+    for coarse, member in {
+            "cat": "tabby", "airplane": "airliner", "elephant": "African elephant",
+            "knife": "cleaver", "keyboard": "computer keyboard", "bear": "brown bear",
+            "oven": "rotisserie"}.items():
+        assert model.class_names.index(member) in labels.IMAGENET16[coarse], (coarse, member)
     images = load_images("imagenet-samples", n=2).images
     assert torch.equal(model.answer(images), model.coarse(model(images)))
 
 
 @pytest.mark.parametrize("name", [TORCHVISION, ROBUSTBENCH])
 def test_public_models_are_generators_and_observers(name, caches, tmp_path):
-    """By name, from weights that lie where their library keeps them; stages by depth, cards given, nulls from images."""
+    """Models are given by name, and their weights are where their library keeps them. Stages are
+    given by depth, cards are passed, and nulls are computed from images.
+    """
     torchvision_checkpoint() if name == TORCHVISION else robustbench_checkpoint(caches / "models")
     source = "imagenet-samples" if name == TORCHVISION else "cifar10-samples"
     others = [] if name == TORCHVISION else ["zoo/vgg-standard-0"]
-    table = transfer_study([name, *others], [name, *others], load_images(source, n=2), stages=[0.5, 0.8], steps=3, controls=False,
-                           null_images=load_images(source, n=4), cards={name: {"architecture": "vgg", "training": "robust"}},
+    table = transfer_study([name, *others], [name, *others], load_images(source, n=2),
+                           stages=[0.5, 0.8], steps=3, controls=False,
+                           null_images=load_images(source, n=4),
+                           cards={name: {"architecture": "vgg", "training": "robust"}},
                            directory=tmp_path / "study")
     assert len(table) == 2 * 2 * (1 + len(others)) ** 2 and (table["match"].abs() <= 1).all()
-    assert table["relation"].unique().tolist() == (["itself", "other training"] if others else ["itself"])
-    own = table[table["generator"] == table["observer"]]
-    assert (own["stage"] == own["observer_stage"]).all() and (own["depth"].between(0.3, 0.95)).all()
+    assert table["relation"].unique().tolist() == (
+        ["itself", "other training"] if others else ["itself"])
+    by_itself = table[table["generator"] == table["observer"]]
+    assert ((by_itself["stage"] == by_itself["observer_stage"]).all()
+            and (by_itself["depth"].between(0.3, 0.95)).all())
 
 
 def test_the_public_profile_names_models_that_there_are():
@@ -235,5 +267,6 @@ def test_the_public_profile_names_models_that_there_are():
     profile = yaml.safe_load(path.read_text())
     known = {*list_models("torchvision/*"), *list_models("robustbench/imagenet/*")}
     assert set(profile["models"]) == set(profile["cards"]) <= known
-    relations = {transfer.relation(a, b) for a in profile["cards"].values() for b in profile["cards"].values()}
-    assert relations == set(transfer.RELATIONS)
+    relations = {relation(a, b) for a in profile["cards"].values()
+                 for b in profile["cards"].values()}
+    assert relations == set(RELATIONS)

@@ -1,4 +1,7 @@
-"""The loop and its parts: parity with the published formulas and torch's optimisers, the two laws, failures as values."""
+"""The loop and its parts: parity with the published formulas and with torch's optimisers, results
+that depend neither on the batch nor on interruptions, and failures that stop one image only.
+"""
+
 import functools
 import math
 import pickle
@@ -10,23 +13,28 @@ import torch
 from conftest import small_network
 from scipy import optimize
 
-from metalib import generate, judge, null_distribution, optimizers, starts, wrap_model
-from metalib.generate import keep_freed_memory
-from metalib.optimizers import OPTIMIZERS
+from metalib import Compute, generate, judge, null_distribution, optimizers, starts, wrap_model
+from metalib.generation.compute import keep_freed_memory
+from metalib.generation.optimizers import OPTIMIZERS
 
 
 def transcribed(pre_relu, x, reference, steps, halve_every):
-    """The published procedure, from its formulas. `pre_relu` gives what enters the ReLU that ends the stage, (B, D)."""
+    """The published procedure, from its formulas.
+
+    `pre_relu` gives the input (B, D) of the ReLU that ends the stage.
+    """
     target = pre_relu(reference).relu().detach()
     losses, images = [], []
     for step in range(steps):
         x = x.clone().requires_grad_()
         before = pre_relu(x)
-        activation = before + (before.relu() - before).detach()  # the value of the ReLU, the gradient of the identity
+        # the value of the ReLU, the gradient of the identity
+        activation = before + (before.relu() - before).detach()
         loss = torch.stack([(a - t).norm() / t.norm() for a, t in zip(activation, target)])
         gradients, = torch.autograd.grad(loss.sum(), x)
         size = 1.0 * math.sqrt(x[0].numel() / (224 * 224 * 3)) / 2 ** (step // halve_every)
-        x = torch.stack([(image - size * g / (g.norm() + 1e-10)).clamp(0, 1) for image, g in zip(x, gradients)]).detach()
+        x = torch.stack([(image - size * g / (g.norm() + 1e-10)).clamp(0, 1)
+                         for image, g in zip(x, gradients)]).detach()
         losses.append(loss.detach())
         images.append(x)
     return torch.stack(losses), images
@@ -36,33 +44,39 @@ def test_published_procedure_equals_a_transcription_step_by_step(samples):
     network = small_network()
     model = wrap_model(network, stages=["2"], mean=(0.4,) * 3, std=(0.2,) * 3)
     images = samples.images[:4]
-    noise = (0.5 + torch.randn(images.shape, generator=torch.Generator().manual_seed(0)) / 20).clamp(0, 1)
+    random = torch.Generator().manual_seed(0)
+    noise = (0.5 + torch.randn(images.shape, generator=random) / 20).clamp(0, 1)
 
     def pre_relu(x):
         return network[2].conv(network[0]((x - 0.4) / 0.2).relu()).flatten(1)
 
     losses, trajectory = transcribed(pre_relu, noise, images, 40, 15)
     for steps in (1, 2, 14, 15, 16, 31, 40):
-        ours = generate(model, images, "2", optimizer="published", optimizer_options={"block": 15}, start=noise, steps=steps)
+        ours = generate(model, images, "2", optimizer=("published", {"block": 15}), start=noise,
+                        steps=steps)
         torch.testing.assert_close(ours.loss, losses[:steps], atol=1e-5, rtol=0)
         stored = (trajectory[steps - 1] * 255).round() / 255
-        assert (ours.images - stored).abs().max() <= 1 / 255 + 1e-6  # a pixel may round the other way
+        # a pixel may round the other way
+        assert (ours.images - stored).abs().max() <= 1 / 255 + 1e-6
         assert (ours.images != stored).float().mean() < 1e-3
 
 
 def test_published_blocks_halve_eight_times_and_scale_with_the_image():
     x, g = torch.full((1, 3, 32, 32), 0.5), torch.ones(1, 3, 32, 32)
-    lengths = [(optimizers.published(x, g, None, {}, step, 24_000) - x).norm().item() for step in (0, 2999, 3000, 21_000, 23_999)]
+    lengths = [(optimizers.published(x, g, None, {}, step, 24_000) - x).norm().item()
+               for step in (0, 2999, 3000, 21_000, 23_999)]
     assert lengths == pytest.approx([1 / 7, 1 / 7, 1 / 14, 1 / 7 / 128, 1 / 7 / 128], rel=1e-3)
 
 
 @pytest.mark.parametrize("rule, options, theirs", [
     ("adam", {}, lambda p: torch.optim.Adam([p], lr=0.04, betas=(0.8, 0.95))),
-    ("adam", {"learning_rate": 0.02, "beta1": 0.9, "beta2": 0.999}, lambda p: torch.optim.Adam([p], lr=0.02)),
+    ("adam", {"learning_rate": 0.02, "beta1": 0.9, "beta2": 0.999},
+     lambda p: torch.optim.Adam([p], lr=0.02)),
     ("amsgrad", {}, lambda p: torch.optim.Adam([p], lr=0.04, betas=(0.8, 0.95), amsgrad=True)),
     ("rmsprop", {}, lambda p: torch.optim.RMSprop([p], lr=0.01, alpha=0.95)),
     ("sgd_raw", {"learning_rate": 0.02}, lambda p: torch.optim.SGD([p], lr=0.02, momentum=0.9)),
-    ("sgd", {"learning_rate": 0.02, "normalise": False}, lambda p: torch.optim.SGD([p], lr=0.02, momentum=0.9)),
+    ("sgd", {"learning_rate": 0.02, "normalise": False},
+     lambda p: torch.optim.SGD([p], lr=0.02, momentum=0.9)),
     ("sgd", {"learning_rate": 0.02, "normalise": False, "nesterov": True},
      lambda p: torch.optim.SGD([p], lr=0.02, momentum=0.9, nesterov=True))])
 def test_rules_equal_those_of_torch(rule, options, theirs):
@@ -80,18 +94,20 @@ def test_rules_equal_those_of_torch(rule, options, theirs):
         torch.testing.assert_close(x, parameter.detach(), atol=1e-6, rtol=0)
 
 
-# of names that share a function the one that sets most
+# of names that share a function, the last one only
 RULES = list({getattr(rule, "func", rule): name for name, rule in OPTIMIZERS.items()}.values())
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_rules_solve_a_bounded_quadratic(rule):
-    target = torch.rand(3, 3, 8, 8) * 1.4 - 0.2  # partly outside the box, where the solution is on its border
+    # partly outside the box, where the solution is on its border
+    target = torch.rand(3, 3, 8, 8) * 1.4 - 0.2
     x, state = torch.full_like(target, 0.5), {}
     options = {"block": 150} if rule == "published" else {}
     for step in range(1200):
         loss = (x - target).flatten(1).norm(dim=1)
-        x = OPTIMIZERS[rule](x, (x - target) / loss.view(-1, 1, 1, 1), loss, state, step, 1200, **options).clamp(0, 1)
+        x = OPTIMIZERS[rule](x, (x - target) / loss.view(-1, 1, 1, 1), loss, state, step, 1200,
+                             **options).clamp(0, 1)
     assert (x - target.clamp(0, 1)).abs().max() < 0.02
 
 
@@ -99,14 +115,16 @@ def test_rules_solve_a_bounded_quadratic(rule):
 def test_images_stay_in_the_box_and_in_8_bits_and_losses_fall(rule, samples, small):
     metamers = generate(small, samples, "2", optimizer=rule, steps=40)
     assert 0 <= metamers.images.min() and metamers.images.max() <= 1
-    torch.testing.assert_close(metamers.images * 255, (metamers.images * 255).round(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(metamers.images * 255, (metamers.images * 255).round(),
+                               atol=1e-4, rtol=0)
     assert (metamers.loss[-1] < 0.7 * metamers.loss[0]).all()
     assert (metamers.evaluations == 40).all() and set(metamers.status) == {"steps"}
 
 
 def test_lion_without_averages_is_descent_by_the_sign():
     x, gradient = torch.full((2, 3, 4, 4), 0.5), torch.randn(2, 3, 4, 4)
-    torch.testing.assert_close(OPTIMIZERS["sign"](x, gradient, None, {}, 0, 10), x - 0.01 * gradient.sign())
+    torch.testing.assert_close(OPTIMIZERS["sign"](x, gradient, None, {}, 0, 10),
+                               x - 0.01 * gradient.sign())
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -120,18 +138,22 @@ class TestEveryOptimizer:
             torch.testing.assert_close(apart.images, together.images[chosen], atol=1e-5, rtol=0)
 
     def test_same_seed_same_images_bit_for_bit(self, rule, samples, small):
-        first, second = (generate(small, samples, "2", optimizer=rule, steps=15, seed=3) for _ in range(2))
+        first, second = (generate(small, samples, "2", optimizer=rule, steps=15, seed=3)
+                         for _ in range(2))
         assert torch.equal(first.images, second.images) and torch.equal(first.loss, second.loss)
-        assert not torch.equal(first.images, generate(small, samples, "2", optimizer=rule, steps=15, seed=4).images)
+        assert not torch.equal(
+            first.images, generate(small, samples, "2", optimizer=rule, steps=15, seed=4).images)
 
-    def test_a_resumed_run_equals_one_that_was_not_interrupted(self, rule, samples, small, monkeypatch):
-        arguments = {"optimizer": rule, "steps": 30, "batch_size": 8, "stop": null_distribution(small, "2", samples)}
+    def test_a_resumed_run_equals_one_that_was_not_interrupted(self, rule, samples, small,
+                                                               monkeypatch):
+        arguments = {"optimizer": rule, "steps": 30, "compute": Compute(batch_size=8),
+                     "stop": null_distribution(small, "2", samples)}
         expected = generate(small, samples, "2", **arguments)
         calls, original = [], OPTIMIZERS[rule]
 
         @functools.wraps(original)
         def interrupted(*rule_arguments, **options):
-            images = original(*rule_arguments, **options)  # it has changed what it keeps in `state`
+            images = original(*rule_arguments, **options)  # this has already changed `state`
             calls.append(len(images))
             if len(calls) in (3, 20):
                 raise KeyboardInterrupt
@@ -144,19 +166,24 @@ class TestEveryOptimizer:
             run = pickle.loads(pickle.dumps(run))
             run = generate(small, samples, "2", **arguments, resume=run)
         assert not run.interrupted and not run.unfinished and run.status == expected.status
-        assert torch.equal(run.images, expected.images) and torch.equal(run.evaluations, expected.evaluations)
+        assert (torch.equal(run.images, expected.images)
+                and torch.equal(run.evaluations, expected.evaluations))
         torch.testing.assert_close(run.loss, expected.loss, rtol=0, atol=0, equal_nan=True)
 
 
 def bounded_problem(kind, rows=6, units=48):
-    """Function and gradient, batched, of problems in [0, 1] ** units whose solutions are partly on the border."""
+    """A function of x (rows, units) in [0, 1] that gives the values (rows,) of as many problems.
+
+    Their solutions are partly on the border.
+    """
     random = torch.Generator().manual_seed(1)
     matrix = torch.randn(rows, units, units, generator=random, dtype=torch.float64) / units ** 0.5
     target = torch.randn(rows, units, generator=random, dtype=torch.float64)
 
     def half_square(x):  # (rows, units) -> (rows,)
         y = (matrix @ (2 * x - 1)[..., None])[..., 0]
-        return (((y if kind == "quadratic" else torch.tanh(y) + torch.nn.functional.softplus(y)) - target) ** 2).sum(1) / 2
+        return (((y if kind == "quadratic" else torch.tanh(y) + torch.nn.functional.softplus(y))
+                 - target) ** 2).sum(1) / 2
 
     return half_square
 
@@ -170,7 +197,8 @@ def test_lbfgs_ends_where_scipy_does_row_by_row(kind, exponent):
         x = x.detach().requires_grad_()
         loss = (2 * problem(x.flatten(1))).sqrt()
         gradient, = torch.autograd.grad(loss.sum(), x)
-        x = optimizers.lbfgs(x.detach(), gradient, loss.detach(), state, step, 400, exponent=exponent).clamp(0, 1)
+        x = optimizers.lbfgs(x.detach(), gradient, loss.detach(), state, step, 400,
+                             exponent=exponent).clamp(0, 1)
     ours = problem(x.flatten(1))
     for row in range(6):
         def one(vector, row=row):
@@ -180,14 +208,17 @@ def test_lbfgs_ends_where_scipy_does_row_by_row(kind, exponent):
             value = problem(point)[row]
             return value.item(), torch.autograd.grad(value, point)[0][row].numpy()
 
-        theirs = optimize.minimize(one, np.full(48, 0.5), jac=True, method="L-BFGS-B", bounds=[(0, 1)] * 48,
-                                   options={"maxiter": 2000, "maxfun": 5000, "ftol": 1e-14, "gtol": 1e-10})
+        theirs = optimize.minimize(
+            one, np.full(48, 0.5), jac=True, method="L-BFGS-B", bounds=[(0, 1)] * 48,
+            options={"maxiter": 2000, "maxfun": 5000, "ftol": 1e-14, "gtol": 1e-10})
         if kind == "quadratic":  # convex: one solution
             np.testing.assert_allclose(x[row].flatten().numpy(), theirs.x, atol=1e-4)
         solution = x[row].flatten().numpy()
         _, slope = one(solution)
-        assert np.abs(np.clip(solution - slope, 0, 1) - solution).max() < 1e-4  # the projected gradient vanishes
-        assert ours[row].item() == pytest.approx(theirs.fun, rel=0.1)  # or another minimum that is about as low
+        # the projected gradient vanishes
+        assert np.abs(np.clip(solution - slope, 0, 1) - solution).max() < 1e-4
+        # the same minimum, or another that is about as low
+        assert ours[row].item() == pytest.approx(theirs.fun, rel=0.1)
 
 
 def test_resuming_another_call_is_refused(samples, small):
@@ -196,36 +227,40 @@ def test_resuming_another_call_is_refused(samples, small):
         generate(small, samples[:2], "2", steps=4, resume=run)
     with pytest.raises(ValueError, match="these differ: images"):
         generate(small, samples[2:4], "2", steps=3, resume=run)
-    assert torch.equal(generate(small, samples[:2], "2", steps=3, resume=run).images, run.images)  # nothing was left to do
+    # nothing was left to do
+    assert torch.equal(generate(small, samples[:2], "2", steps=3, resume=run).images, run.images)
 
 
 def test_bfloat16_matches_coarsely_and_is_judged_in_float32(samples, robust):
     null = null_distribution(robust, "group2", samples)
-    exact, coarse = (generate(robust, samples[:2], "group2", optimizer="adam", steps=60, precision=precision)
+    exact, coarse = (generate(robust, samples[:2], "group2", optimizer="adam", steps=60,
+                              compute=Compute(precision=precision))
                      for precision in ("float32", "bfloat16"))
     torch.testing.assert_close(coarse.loss[0], exact.loss[0], atol=0.02, rtol=0)
     tables = [judge(robust, "group2", metamers, null) for metamers in (exact, coarse)]
     assert tables[1]["passed"].all() and (tables[1]["snr_db"] > 20).all()
-    assert coarse.recipe["precision"] == "bfloat16" and robust(samples.images[:1]).dtype == torch.float32
+    assert (coarse.recipe["precision"] == "bfloat16"
+            and robust(samples.images[:1]).dtype == torch.float32)
 
 
 def test_batches_bound_memory_and_not_results(samples, small):
     whole = generate(small, samples, "2", steps=10)
-    split = generate(small, samples, "2", steps=10, batch_size=7)
+    split = generate(small, samples, "2", steps=10, compute=Compute(batch_size=7))
     assert split.loss.shape == (10, 20)
     torch.testing.assert_close(split.loss, whole.loss, atol=1e-5, rtol=0)
 
 
 def test_a_broken_image_stops_alone(samples, small):
     class Cracked(torch.nn.Module):
-        """Not finite for images whose mean exceeds the one of the third start."""
+        """Not finite for images whose mean exceeds a limit, as only the third start's does."""
 
         def __init__(self, limit):
             super().__init__()
             self.inner, self.limit = small_network(), limit
 
         def forward(self, x):
-            return self.inner(x.masked_fill(x.mean((1, 2, 3), keepdim=True) > self.limit, float("nan")))
+            return self.inner(
+                x.masked_fill(x.mean((1, 2, 3), keepdim=True) > self.limit, float("nan")))
 
     images = samples.images[:4]
     given = starts.start_images("noise", images)
@@ -241,7 +276,8 @@ def test_a_broken_image_stops_alone(samples, small):
 
 
 def test_a_reference_without_activations_is_reported(samples):
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(3600, 10))
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+                                  torch.nn.Linear(3600, 10))
     torch.nn.init.constant_(network[0].bias, -100)
     metamers = generate(wrap_model(network, stages=["1"]), samples, "1", steps=5)
     assert set(metamers.status) == {"non-finite"} and metamers.evaluations.sum() == 0
@@ -262,16 +298,19 @@ def test_interrupt_returns_what_is_done(samples, small, monkeypatch, batch_size)
             raise KeyboardInterrupt
         return optimizers.sgd(images, gradient, loss, state, step, steps)
 
-    metamers = generate(small, samples, "2", optimizer=interrupted, steps=25 if batch_size < 20 else 40, batch_size=batch_size)
+    arguments = {"steps": 25 if batch_size < 20 else 40, "compute": Compute(batch_size=batch_size)}
+    metamers = generate(small, samples, "2", optimizer=interrupted, **arguments)
     assert metamers.interrupted and len(metamers) == 20
-    expected = generate(small, samples, "2", optimizer="sgd", steps=25 if batch_size < 20 else 40, batch_size=batch_size)
+    expected = generate(small, samples, "2", optimizer="sgd", **arguments)
     done = 32 if batch_size == 20 else 7
     first = slice(0, 20) if batch_size == 20 else slice(8, 16)
     assert (metamers.evaluations[first] == done).all()
     torch.testing.assert_close(metamers.loss[:done, first], expected.loss[:done, first])
     if batch_size < 20:
-        assert torch.equal(metamers.images[:8], expected.images[:8]) and metamers.status[:8] == ("steps",) * 8
-        assert (metamers.evaluations[16:] == 0).all() and metamers.status[16:] == ("interrupted",) * 4
+        assert (torch.equal(metamers.images[:8], expected.images[:8])
+                and metamers.status[:8] == ("steps",) * 8)
+        assert ((metamers.evaluations[16:] == 0).all()
+                and metamers.status[16:] == ("interrupted",) * 4)
 
 
 def test_images_that_pass_leave_the_batch_unchanged_for_the_others(samples, robust):
@@ -279,10 +318,11 @@ def test_images_that_pass_leave_the_batch_unchanged_for_the_others(samples, robu
     stopped = generate(robust, samples, "group3", steps=60, stop=null)
     table = judge(robust, "group3", stopped, null)
     assert (table["passed"].to_numpy() == [status == "passed" for status in stopped.status]).all()
-    assert len(set(stopped.evaluations.tolist())) > 1  # they did stop by themselves
+    assert len(set(stopped.evaluations.tolist())) > 1  # each image stops by itself
     full = generate(robust, samples, "group3", steps=60)
     for index, count in enumerate(stopped.evaluations.tolist()):
-        torch.testing.assert_close(stopped.loss[:count, index], full.loss[:count, index], atol=1e-4, rtol=0)
+        torch.testing.assert_close(stopped.loss[:count, index], full.loss[:count, index],
+                                   atol=1e-4, rtol=0)
         assert stopped.loss[count:, index].isnan().all()
 
 
@@ -296,12 +336,14 @@ def test_two_models_are_matched_together(samples, small, robust):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"stage": "6"}, "its stages are 0, 1, 2, 3, 5"), ({"optimizer": "adm"}, "choose one of published, gradient_descent, sgd"),
+    ({"stage": "6"}, "its stages are 0, 1, 2, 3, 5"),
+    ({"optimizer": "adm"}, "choose one of published, gradient_descent, sgd"),
     ({"start": "nois"}, "choose one of noise, uniform, grey"),
-    ({"optimizer_options": {"lr": 1}}, "no option lr; its options are history, first_step"),
-    ({"start_options": {"fraction": 1}}, "no option fraction; its options are mean, std"),
-    ({"start": "blend", "start_options": {"fraction": 2}}, r"must be in \[0, 1\]"), ({"steps": 0}, "at least 1"),
-    ({"precision": "half"}, "choose one of float32, tf32, bfloat16"), ({"start": "same_class"}, "a pool of images"),
+    ({"optimizer": ("spectral_lbfgs", {"lr": 1})},
+     "no option lr; its options are history, first_step"),
+    ({"start": ("noise", {"fraction": 1})}, "no option fraction; its options are mean, std"),
+    ({"start": ("blend", {"fraction": 2})}, r"must be in \[0, 1\]"), ({"steps": 0}, "at least 1"),
+    ({"start": "same_class"}, "a pool of images"),
     ({"start": torch.zeros(1, 3, 32, 32)}, "must have the references' shape"),
     ({"stage": ["2", "3"]}, "1 models need as many stages")])
 def test_bad_arguments_say_what_is_right(samples, small, change, message):
@@ -310,12 +352,18 @@ def test_bad_arguments_say_what_is_right(samples, small, change, message):
         generate(small, samples, arguments.pop("stage"), **arguments)
 
 
+def test_an_unknown_precision_is_told(samples, small):
+    with pytest.raises(ValueError, match="choose one of float32, tf32, bfloat16"):
+        generate(small, samples, "2", steps=1, compute=Compute(precision="half"))
+
+
 def test_the_recipe_is_plain_and_complete(samples, small):
     import json
     null = null_distribution(small, "2", samples)
     recipe = generate(small, samples, "2", start="blend", steps=2, stop=null).recipe
     assert json.loads(json.dumps(recipe)) == recipe
-    assert recipe["optimizer_options"] == {"history": 20, "first_step": 0.05, "exponent": 0.5, "fade": 20}
+    assert recipe["optimizer_options"] == {"history": 20, "first_step": 0.05, "exponent": 0.5,
+                                           "fade": 20}
     assert recipe["start_options"] == {"fraction": 0.5}
 
 
@@ -330,7 +378,9 @@ def test_freed_memory_is_not_cleared_by_the_system_again():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     pages_that_came_back()
-    assert sum(pages_that_came_back() for _ in range(5)) < 5 * 2 ** 26 / resource.getpagesize() / 2  # half of all
+    # less than half of all pages
+    assert (sum(pages_that_came_back() for _ in range(5))
+            < 5 * 2 ** 26 / resource.getpagesize() / 2)
 
 
 def test_autocast_around_a_run_does_not_change_its_arithmetic(samples):

@@ -1,4 +1,7 @@
-"""Several models at once: combinations, runs spread over processes, metamers on disk, and recovery from a kill."""
+"""Several models at once: combinations, metamers on disk, runs spread over processes, and recovery
+from a kill.
+"""
+
 import json
 import os
 import signal
@@ -16,19 +19,21 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
 
-from metalib import generate, judge, null_distribution, store, wrap_model
-from metalib.combinations import COMBINATIONS
-from metalib.run import run
-from metalib.stacked import alike
+from metalib import Compute, generate, judge, null_distribution, wrap_model
+from metalib.generation.combinations import COMBINATIONS
+from metalib.generation.metamers import FILE, export, load, save
+from metalib.generation.stacked import alike
+from metalib.runs.recipe import run
 
 
 @pytest.fixture
 def pair():
-    return [wrap_model(small_network(seed), stages=["1", "2", "3"], mean=(0.4,) * 3, std=(0.2,) * 3, name=f"small-{seed}")
+    return [wrap_model(small_network(seed), stages=["1", "2", "3"], mean=(0.4,) * 3,
+                       std=(0.2,) * 3, name=f"small-{seed}")
             for seed in (0, 1)]
 
 
-# --- Combinations -----------------------------------------------------------------------------------------------------
+# --- Combinations -------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_members_that_agree_are_as_one(name):
@@ -49,12 +54,14 @@ def test_images_are_not_mixed_and_the_order_of_members_does_not_change_the_loss(
 
 
 @pytest.mark.parametrize("name, formula", [
-    ("mean", lambda x: x.mean(0)), ("rms", lambda x: x.square().mean(0).sqrt()), ("worst", lambda x: (x ** 8).mean(0) ** (1 / 8))])
+    ("mean", lambda x: x.mean(0)), ("rms", lambda x: x.square().mean(0).sqrt()),
+    ("worst", lambda x: (x ** 8).mean(0) ** (1 / 8))])
 def test_power_means_and_their_gradients_are_those_of_autograd(name, formula):
     points = torch.rand(5, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     maps = torch.randn(4, 3, 4, 4, dtype=torch.float64)
-    losses = torch.stack([(points * own).flatten(1).norm(dim=1) for own in maps])
-    gradients = torch.stack([torch.autograd.grad(row.sum(), points, retain_graph=True)[0] for row in losses])
+    losses = torch.stack([(points * weights).flatten(1).norm(dim=1) for weights in maps])
+    gradients = torch.stack([torch.autograd.grad(row.sum(), points, retain_graph=True)[0]
+                             for row in losses])
     expected, = torch.autograd.grad(formula(losses).sum(), points)
     loss, gradient = COMBINATIONS[name](losses.detach(), gradients)
     torch.testing.assert_close(loss, formula(losses).detach())
@@ -63,14 +70,18 @@ def test_power_means_and_their_gradients_are_those_of_autograd(name, formula):
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(2, 5), st.integers(0, 10_000))
-def test_projection_of_two_members_works_against_neither_and_normalising_gives_equal_votes(members, seed):
+def test_projection_of_two_members_works_against_neither_and_normalising_gives_equal_votes(
+        members, seed):
     random = torch.Generator().manual_seed(seed)
-    losses, gradients = torch.rand(members, 2, generator=random), torch.randn(members, 2, 3, 4, 4, generator=random)
+    losses, gradients = (torch.rand(members, 2, generator=random),
+                         torch.randn(members, 2, 3, 4, 4, generator=random))
     _, direction = COMBINATIONS["projected"](losses[:2], gradients[:2])
     assert (direction * gradients[:2]).flatten(2).sum(2).min() > -1e-4
     scales = torch.rand(members, 1, generator=random).view(-1, 1, 1, 1, 1) + 0.1
-    one, other = (COMBINATIONS["normalised"](losses, some)[1].flatten(1) for some in (gradients, gradients * scales))
-    torch.testing.assert_close(torch.nn.functional.normalize(one), torch.nn.functional.normalize(other))
+    one, other = (COMBINATIONS["normalised"](losses, scaled)[1].flatten(1)
+                  for scaled in (gradients, gradients * scales))
+    torch.testing.assert_close(torch.nn.functional.normalize(one),
+                               torch.nn.functional.normalize(other))
 
 
 def test_worst_is_near_the_largest_and_survives_extremes():
@@ -79,13 +90,14 @@ def test_worst_is_near_the_largest_and_survives_extremes():
     assert loss[1] == pytest.approx(2 ** (-1 / 8)) and gradient.isfinite().all()
 
 
-# --- Joint metamers ---------------------------------------------------------------------------------------------------
+# --- Joint metamers -----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
 def test_a_joint_metamer_matches_every_member(combine, pair, samples):
     rule = "adam" if combine in ("normalised", "projected") else "spectral_lbfgs"
     nulls = [null_distribution(model, "2", samples) for model in pair]
-    metamers = generate(pair, samples[:6], ["2", "2"], steps=150, stop=nulls, combine=combine, optimizer=rule)
+    metamers = generate(pair, samples[:6], ["2", "2"], steps=150, stop=nulls, combine=combine,
+                        optimizer=rule)
     for model, null in zip(pair, nulls):
         assert judge(model, "2", metamers, null)["passed"].all()
     assert metamers.status == ("passed",) * 6 and metamers.member_loss.shape == (150, 2, 6)
@@ -98,34 +110,40 @@ def test_a_joint_metamer_stops_only_when_every_member_passes(pair, samples):
     joint = generate(pair, samples, ["3", "1"], steps=80, stop=nulls, check_every=2)
     easy = generate(pair[0], samples, "3", steps=80, stop=nulls[0], check_every=2)
     assert (joint.evaluations > easy.evaluations).any()
-    passed = np.all([judge(model, stage, joint, null)["passed"] for model, stage, null in zip(pair, ("3", "1"), nulls)], axis=0)
+    passed = np.all([judge(model, stage, joint, null)["passed"]
+                     for model, stage, null in zip(pair, ("3", "1"), nulls)], axis=0)
     assert passed.tolist() == [status == "passed" for status in joint.status]
 
 
 @pytest.mark.parametrize("sequential", [False, True])
 def test_sequential_visits_change_nothing(sequential, pair, samples):
     expected = generate(pair, samples[:3], ["2", "1"], steps=8)
-    torch.testing.assert_close(generate(pair, samples[:3], ["2", "1"], steps=8, device="cpu", sequential=sequential).loss,
-                               expected.loss, atol=0, rtol=0)
+    ours = generate(pair, samples[:3], ["2", "1"], steps=8, device="cpu",
+                    compute=Compute(sequential=sequential))
+    torch.testing.assert_close(ours.loss, expected.loss, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("stages", [["1", "2", "1", "1"], ["2", "2", "2", "2"], ["3", "3", "3", "3"]])
+@pytest.mark.parametrize("stages", [["1", "2", "1", "1"], ["2", "2", "2", "2"],
+                                    ["3", "3", "3", "3"]])
 def test_members_evaluated_together_are_as_in_turn(stages, pair, samples):
-    other = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.Flatten(), nn.Linear(4 * 28 * 28, 10))
+    other = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.Flatten(),
+                          nn.Linear(4 * 28 * 28, 10))
     models = [pair[0], wrap_model(other, stages=["1", "2", "3"], name="other"), wrap_model(
         small_network(2), stages=["1", "2", "3"], mean=(0.5,) * 3, name="small-2"), pair[1]]
     assert alike(list(zip(models, stages))) == [[0, 2, 3], [1]]
     nulls = [null_distribution(model, stage, samples) for model, stage in zip(models, stages)]
-    arguments = {"steps": 12, "optimizer": "adam", "stop": nulls, "exact_batches": False, "jitter": 1, "check_every": 2}
-    expected = generate(models, samples[:5], stages, **arguments)
-    stacked = generate(models, samples[:5], stages, **arguments, stacked=True)
-    torch.testing.assert_close(stacked.member_loss, expected.member_loss, atol=1e-5, rtol=1e-4, equal_nan=True)
+    arguments = {"steps": 12, "optimizer": "adam", "stop": nulls, "jitter": 1, "check_every": 2}
+    expected, stacked = (generate(models, samples[:5], stages, **arguments,
+                                  compute=Compute(exact_batches=False, stacked=together))
+                         for together in (False, True))
+    torch.testing.assert_close(stacked.member_loss, expected.member_loss, atol=1e-5, rtol=1e-4,
+                               equal_nan=True)
     assert stacked.status == expected.status
 
 
 def test_bad_calls_are_explained(pair, samples):
     with pytest.raises(ValueError, match="leave out sequential"):
-        generate(pair, samples, ["2", "2"], stacked=True, sequential=True)
+        generate(pair, samples, ["2", "2"], compute=Compute(stacked=True, sequential=True))
     with pytest.raises(ValueError, match="2 models need as many stages"):
         generate(pair, samples, ["2"])
     with pytest.raises(ValueError, match="unknown combination 'sum'; choose one of mean, rms"):
@@ -134,52 +152,57 @@ def test_bad_calls_are_explained(pair, samples):
         generate([], samples, [])
 
 
-# --- On disk ----------------------------------------------------------------------------------------------------------
+# --- On disk ------------------------------------------------------------------------------------
 
 def test_paused_saved_loaded_and_resumed_equals_uninterrupted(tmp_path, pair, samples):
-    arguments = {"steps": 23, "batch_size": 8, "stop": [null_distribution(model, "2", samples) for model in pair]}
+    arguments = {"steps": 23, "compute": Compute(batch_size=8),
+                 "stop": [null_distribution(model, "2", samples) for model in pair]}
     expected = generate(pair, samples, ["2", "2"], **arguments)
     metamers, rounds = None, 0
     while metamers is None or metamers.interrupted:
         metamers = generate(pair, samples, ["2", "2"], **arguments, pause=6, resume=metamers)
-        store.save(metamers, tmp_path)
-        metamers, rounds = store.load(tmp_path), rounds + 1
-    assert rounds > 3 and metamers.status == expected.status and metamers.recipe == json.loads(json.dumps(expected.recipe))
+        save(metamers, tmp_path)
+        metamers, rounds = load(tmp_path), rounds + 1
+    assert (rounds > 3 and metamers.status == expected.status
+            and metamers.recipe == json.loads(json.dumps(expected.recipe)))
     for name in ("images", "references", "starts", "evaluations"):
         assert torch.equal(getattr(metamers, name), getattr(expected, name))
-    torch.testing.assert_close(metamers.member_loss, expected.member_loss, atol=0, rtol=0, equal_nan=True)
+    torch.testing.assert_close(metamers.member_loss, expected.member_loss, atol=0, rtol=0,
+                               equal_nan=True)
 
 
 def test_saved_metamers_are_read_without_metalib(tmp_path, small, samples):
     metamers = generate(small, samples[:2], "2", steps=3)
-    store.save(metamers, tmp_path)
-    store.export(metamers, tmp_path)
+    save(metamers, tmp_path)
+    export(metamers, tmp_path)
     with safe_open(tmp_path / "metamers.safetensors", "np") as file:
         images, about = file.get_tensor("images"), json.loads(file.metadata()["about"])
     assert (images == metamers.images.numpy()).all() and about["recipe"]["steps"] == 3
     from metalib.data import read_image
     for number in range(2):
-        torch.testing.assert_close(read_image(tmp_path / "images" / f"{number:04}.png"), metamers.images[number])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "metamers.safetensors", "recipe.json", "references"]
+        torch.testing.assert_close(read_image(tmp_path / "images" / f"{number:04}.png"),
+                                   metamers.images[number])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "images", "metamers.safetensors", "recipe.json", "references"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "empty"])
 def test_a_damaged_file_is_noticed(tmp_path, small, samples, damage):
-    store.save(generate(small, samples[:2], "2", steps=2), tmp_path)
-    path = tmp_path / store.FILE
+    save(generate(small, samples[:2], "2", steps=2), tmp_path)
+    path = tmp_path / FILE
     content = bytearray(path.read_bytes())
     if damage == "altered":
         content[-40] ^= 1
     path.write_bytes({"truncated": content[:-100], "altered": content, "empty": b""}[damage])
     with pytest.raises(ValueError, match="damaged|altered"):
-        store.load(tmp_path)
+        load(tmp_path)
     with pytest.raises(FileNotFoundError, match="no metamers"):
-        store.load(tmp_path / "elsewhere")
+        load(tmp_path / "elsewhere")
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, small, samples, monkeypatch):
     before = generate(small, samples[:2], "2", steps=2)
-    store.save(before, tmp_path)
+    save(before, tmp_path)
 
     def full(tensors, path, about):
         open(path, "wb").write(b"half")
@@ -187,32 +210,34 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, small, samples, monkey
 
     monkeypatch.setattr("metalib.store.safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="No space"):
-        store.save(generate(small, samples[:2], "2", steps=3), tmp_path)
-    assert torch.equal(store.load(tmp_path).images, before.images)
-    assert [path.name for path in tmp_path.iterdir()] == [store.FILE]
+        save(generate(small, samples[:2], "2", steps=3), tmp_path)
+    assert torch.equal(load(tmp_path).images, before.images)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
-# --- Spread over processes --------------------------------------------------------------------------------------------
+# --- Spread over processes ----------------------------------------------------------------------
 
 RECIPE = {"models": ["zoo/vgg-robust-0", "zoo/resnet-robust-0"], "stages": ["group1", "group2"],
           "images": {"source": "cifar10-samples", "n": 2}, "steps": 100}
 
 
 def started(folder, recipe, ranks, *arguments):
-    """A run in processes of its own, on the loopback address."""
+    """Start a run in processes of its own, on the loopback address."""
     path = folder / "recipe.yml"
     path.write_text(yaml.safe_dump(recipe))
     launch = [sys.executable, "-m"]
     if ranks > 1:
-        launch += ["torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(ranks), "-m"]
-    return subprocess.Popen([*launch, "metalib.run", str(path), str(folder / "run"), *arguments], text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-                            start_new_session=True)
+        launch += ["torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+                   "--nproc-per-node", str(ranks), "-m"]
+    return subprocess.Popen(
+        [*launch, "metalib.run", str(path), str(folder / "run"), *arguments], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, start_new_session=True)
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    """The images of one process with one thread, as each of the processes below has."""
+    """The metamers that one process makes with one thread, as each of the processes below has."""
     with one_thread():
         return run(RECIPE, tmp_path_factory.mktemp("one"))
 
@@ -221,49 +246,51 @@ def test_two_ranks_make_the_images_of_one(tmp_path, one_process):
     process = started(tmp_path, RECIPE, 2)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
-    two = store.load(tmp_path / "run")
-    assert two.recipe["ranks"] == 2 and output.count("2 metamers") == 1  # rank 0 alone reports
+    two = load(tmp_path / "run")
+    assert two.recipe["ranks"] == 2 and output.count("2 metamers") == 1  # only rank 0 reports
     assert (two.images - one_process.images).abs().max() <= 1e-5
     torch.testing.assert_close(two.member_loss, one_process.member_loss, atol=1e-5, rtol=0)
 
 
 def test_images_of_one_model_are_split_over_ranks(tmp_path):
-    recipe = {**RECIPE, "models": RECIPE["models"][:1], "stages": ["group1"], "images": {"source": "cifar10-samples", "n": 5},
-              "steps": 20, "stop": "criterion"}
+    recipe = {**RECIPE, "models": RECIPE["models"][:1], "stages": ["group1"],
+              "images": {"source": "cifar10-samples", "n": 5}, "steps": 20, "stop": "criterion"}
     process = started(tmp_path, recipe, 2, "--checkpoint-every", "8")
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     alone = run(recipe, tmp_path / "alone")
-    split = store.load(tmp_path / "run")
+    split = load(tmp_path / "run")
     assert torch.equal(split.images, alone.images) and split.status == alone.status
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, one_process):
     process = started(tmp_path, RECIPE, 1, "--checkpoint-every", "5")
     for _ in range(1500):
-        if (tmp_path / "run" / store.FILE).is_file():
+        if (tmp_path / "run" / FILE).is_file():
             break
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    assert store.load(tmp_path / "run").interrupted
+    assert load(tmp_path / "run").interrupted
     output, _ = started(tmp_path, RECIPE, 1).communicate(timeout=200)
-    resumed = store.load(tmp_path / "run")
+    resumed = load(tmp_path / "run")
     assert not resumed.interrupted and torch.equal(resumed.images, one_process.images), output
     assert torch.equal(resumed.loss, one_process.loss)
 
 
 def test_a_rank_that_dies_ends_the_run_and_leaves_a_checkpoint(tmp_path):
-    process = started(tmp_path, {**RECIPE, "steps": 5000}, 2, "--checkpoint-every", "5", "--timeout", "20")
+    process = started(tmp_path, {**RECIPE, "steps": 5000}, 2, "--checkpoint-every", "5",
+                      "--timeout", "20")
     for _ in range(1500):
-        if (tmp_path / "run" / store.FILE).is_file():
+        if (tmp_path / "run" / FILE).is_file():
             break
         time.sleep(0.1)
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout.split()
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)],
+                              capture_output=True, text=True).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=90)
     assert process.returncode != 0 and "start the same command again" in output
-    assert store.load(tmp_path / "run").interrupted
+    assert load(tmp_path / "run").interrupted
 
 
 @pytest.mark.parametrize("change, message", [

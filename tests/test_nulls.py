@@ -1,4 +1,5 @@
-"""Null distributions and the criterion: parity with scipy, exact p-values, stated rules for degenerate stages."""
+"""Nulls and the criterion: parity with scipy, exact p-values, rules for degenerate stages."""
+
 import shutil
 
 import numpy as np
@@ -6,8 +7,19 @@ import pytest
 import torch
 from scipy import stats
 
-from metalib import Metamers, generate, judge, load_model, load_null, null_distribution, nulls, zoo
-from metalib.nulls import NullDistribution
+from metalib import (
+    Metamers,
+    generate,
+    judge,
+    load_model,
+    load_null,
+    null_distribution,
+    wrap_model,
+    zoo,
+)
+from metalib.evaluation import criterion
+from metalib.evaluation.criterion import METRICS, NullDistribution
+from metalib.evaluation.nulls import _draw_pairs
 
 
 def test_null_equals_scipy_on_every_pair(small, samples):
@@ -17,7 +29,8 @@ def test_null_equals_scipy_on_every_pair(small, samples):
     expected = {
         "pearson": [stats.pearsonr(activations[i], activations[j]).statistic for i, j in pairs],
         "spearman": [stats.spearmanr(activations[i], activations[j]).statistic for i, j in pairs],
-        "snr_db": [20 * np.log10(np.linalg.norm(activations[i]) / np.linalg.norm(activations[i] - activations[j]))
+        "snr_db": [20 * np.log10(np.linalg.norm(activations[i])
+                                 / np.linalg.norm(activations[i] - activations[j]))
                    for i, j in pairs]}
     assert null.pairs == 380
     for metric, values in expected.items():
@@ -26,7 +39,7 @@ def test_null_equals_scipy_on_every_pair(small, samples):
 
 @pytest.mark.parametrize("pairs", [5, 100, 350])
 def test_drawn_pairs_are_different_images_without_repetition(pairs):
-    first, second = nulls._draw_pairs(20, pairs, seed=1, device="cpu")
+    first, second = _draw_pairs(20, pairs, seed=1, device="cpu")
     assert len(first) == pairs == len(set(zip(first.tolist(), second.tolist())))
     assert (first != second).all() and first.max() < 20 and second.max() < 20
 
@@ -34,7 +47,7 @@ def test_drawn_pairs_are_different_images_without_repetition(pairs):
 def test_every_pair_is_equally_likely():
     counts = np.zeros((6, 6))
     for seed in range(3000):
-        for i, j in zip(*nulls._draw_pairs(6, 2, seed=seed, device="cpu")):
+        for i, j in zip(*_draw_pairs(6, 2, seed=seed, device="cpu")):
             counts[i, j] += 1
     off_diagonal = counts[~np.eye(6, dtype=bool)]
     assert counts.trace() == 0 and stats.chisquare(off_diagonal).pvalue > 1e-3
@@ -43,11 +56,12 @@ def test_every_pair_is_equally_likely():
 @pytest.mark.parametrize("image", [0.0, 0.5])
 def test_silent_and_duplicated_images(small, samples, image):
     network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(3072, 10))
-    from metalib import wrap_model
     model = wrap_model(network, stages=["0"])
-    null = null_distribution(model, "0", torch.stack([torch.full((3, 32, 32), image), *samples.images[:2], samples.images[1]]))
+    null = null_distribution(model, "0", torch.stack(
+        [torch.full((3, 32, 32), image), *samples.images[:2], samples.images[1]]))
     assert np.isnan(np.concatenate(list(null.values.values()))).sum() == 0
-    assert null.maximum["pearson"] == pytest.approx(1) and null.maximum["snr_db"] > 60  # the duplicates
+    # the duplicates
+    assert null.maximum["pearson"] == pytest.approx(1) and null.maximum["snr_db"] > 60
     assert (null.values["pearson"] == 0).sum() == 6  # a constant image correlates with nothing
     assert (null.values["snr_db"] == 0).sum() == (6 if image == 0 else 0)
 
@@ -55,7 +69,8 @@ def test_silent_and_duplicated_images(small, samples, image):
 def uniform_null(values):
     values = np.sort(np.asarray(values, dtype=np.float32))[::-1]
     order = np.arange(1, len(values) + 1)
-    return NullDistribution({"pearson": values, "spearman": values, "snr_db": values}, order, len(values), units=100)
+    return NullDistribution({"pearson": values, "spearman": values, "snr_db": values},
+                            order, len(values), units=100)
 
 
 def test_p_values_count_and_quantiles_equal_numpy():
@@ -66,20 +81,25 @@ def test_p_values_count_and_quantiles_equal_numpy():
     np.testing.assert_allclose(null.p_value("pearson", asked), exact)
     assert null.p_value("pearson", [np.nan]) == 1
     approximate = thin.p_value("pearson", asked)
-    assert (approximate >= np.array(exact) - 1e-12).all() and np.abs(approximate - exact).max() < 0.01
-    assert len(thin.order) < 510 and thin.p_value("pearson", [values.max()]) == pytest.approx(2 / 5001)
+    assert ((approximate >= np.array(exact) - 1e-12).all()
+            and np.abs(approximate - exact).max() < 0.01)
+    assert (len(thin.order) < 510
+            and thin.p_value("pearson", [values.max()]) == pytest.approx(2 / 5001))
     for q in (0, 0.1, 0.5, 0.99, 1):
         assert null.quantile(q)["pearson"] == pytest.approx(np.quantile(values, q), abs=1e-5)
         assert thin.quantile(q)["pearson"] == pytest.approx(np.quantile(values, q), abs=0.05)
 
 
 def test_false_positive_rate_of_unrelated_images(robust):
-    """Images that have nothing to do with each other get p <= 5 % in 5 % of the cases: the pairs of another draw."""
+    """Pairs of images that have nothing to do with each other get p <= 5 % in 5 % of the cases.
+
+    They are drawn as the images of the null are, but anew.
+    """
     torch.manual_seed(0)
     images = torch.rand(600, 3, 1, 1) * torch.rand(600, 3, 32, 32)
     null = null_distribution(robust, "group2", images[:400])
     table = judge(robust, "group2", Metamers(images[400:500], images[500:]), null)
-    for metric in nulls.METRICS:
+    for metric in METRICS:
         rejected = (null.p_value(metric, table[metric]) <= 0.05).sum()
         low, high = stats.binom.interval(0.999, 100, 0.05)
         assert low <= rejected <= high, metric
@@ -89,25 +109,28 @@ def test_the_reference_itself_passes_and_others_do_not(robust, samples):
     for stage in robust.stages:
         null = load_null(robust, stage)
         same = judge(robust, stage, Metamers(samples.images, samples.images), null)
-        assert same["passed"].all() and (same["p_value"] <= 2e-6).all() and (same["distance"] == 0).all()
+        assert (same["passed"].all() and (same["p_value"] <= 2e-6).all()
+                and (same["distance"] == 0).all())
         others = judge(robust, stage, Metamers(samples.images.roll(1, 0), samples.images), null)
         assert not others["passed"].any() and (others["p_value"] > 1e-3).mean() > 0.8
 
 
 def test_each_part_of_the_criterion_can_fail_alone(robust, samples, monkeypatch):
-    images = samples.images + 0.02 * torch.randn(samples.images.shape, generator=torch.Generator().manual_seed(0))
+    images = samples.images + 0.02 * torch.randn(
+        samples.images.shape, generator=torch.Generator().manual_seed(0))
     pair = Metamers(images.clamp(0, 1), samples.images)
     null = load_null(robust, "group1")
     good = judge(robust, "group1", pair, null)
     assert good["passed"].sum() >= 19
-    for metric in nulls.METRICS:
+    for metric in METRICS:
         values = dict(null.values)
         values[metric] = values[metric] + 1000
         strict = NullDistribution(values, null.order, null.pairs, null.units)
         assert not judge(robust, "group1", pair, strict)["passed"].any()
     ranks_fail = null.values | {"spearman": null.values["spearman"] + 1000}
     few = NullDistribution(ranks_fail, null.order, null.pairs, null.units)
-    monkeypatch.setattr(nulls, "RANK_UNITS", null.units + 1)  # with fewer units than that Spearman does not gate
+    # with fewer units than that, Spearman's correlation is not asked for
+    monkeypatch.setattr(criterion, "RANK_UNITS", null.units + 1)
     assert judge(robust, "group1", pair, few)["passed"].sum() == good["passed"].sum()
     lenient = {metric: values - 1000 for metric, values in null.values.items()}
     anything = NullDistribution(lenient, null.order, null.pairs, null.units)
@@ -117,7 +140,8 @@ def test_each_part_of_the_criterion_can_fail_alone(robust, samples, monkeypatch)
 
 def test_a_null_of_another_stage_or_model_is_refused(robust, small, samples):
     pair = Metamers(samples.images, samples.images)
-    with pytest.raises(ValueError, match=r"null is of zoo/vgg-robust-0, stem .* not of zoo/vgg-robust-0, group1"):
+    with pytest.raises(ValueError, match=r"null is of zoo/vgg-robust-0, stem .* "
+                                         r"not of zoo/vgg-robust-0, group1"):
         judge(robust, "group1", pair, load_null(robust, "stem"))
     with pytest.raises(ValueError, match="not of small, 2"):
         judge(small, "2", pair, load_null(robust, "stem"))
@@ -131,8 +155,9 @@ def test_a_null_of_another_stage_or_model_is_refused(robust, small, samples):
 
 def test_the_8_bit_image_is_judged(robust, samples):
     null = load_null(robust, "stem")
-    fine = samples.images + 0.4 / 255 * torch.rand(samples.images.shape, generator=torch.Generator().manual_seed(0))
-    table = judge(robust, "stem", Metamers(fine.clamp(0, 1), samples.images), null)
+    unrounded = samples.images + 0.4 / 255 * torch.rand(
+        samples.images.shape, generator=torch.Generator().manual_seed(0))
+    table = judge(robust, "stem", Metamers(unrounded.clamp(0, 1), samples.images), null)
     assert (table["distance"] == 0).all() and (table["snr_db"] == np.inf).all()
 
 
@@ -141,7 +166,8 @@ def test_bundled_nulls_are_of_a_million_pairs_and_of_these_weights(tmp_path, mon
         model = load_model(f"zoo/{path.stem}")
         for stage in model.stages:
             null = load_null(model, stage)
-            assert null.pairs == 1_000_000 and null.order[0] == 1 and null.order[-1] == null.pairs
+            assert (null.pairs == 1_000_000 and null.order[0] == 1
+                    and null.order[-1] == null.pairs)
             assert all((np.diff(values) <= 0).all() for values in null.values.values())
     with pytest.raises(ValueError, match="no null ships for small, 2; compute one"):
         load_null(small, "2")

@@ -1,4 +1,5 @@
-"""The transfer study: a planted truth, agreement with the judge, a run that is killed, damaged or extended, and bad input."""
+"""The transfer study: a planted truth, parity with `judge`, killed and damaged runs, bad input."""
+
 import os
 import signal
 import subprocess
@@ -12,22 +13,37 @@ import torch
 from conftest import one_thread, small_network
 from torch import nn
 
-from metalib import crossed, generate, judge, load_images, metrics, null_distribution, transfer, transfer_study, wrap_model
+from metalib import (
+    crossed,
+    generate,
+    judge,
+    load_images,
+    metrics,
+    null_distribution,
+    transfer,
+    transfer_study,
+    wrap_model,
+)
+from metalib.evaluation.criterion import Evoked
 
 MEAN = (0.5, 0.5, 0.5)
 
 
-
 def layers(first, second, last=0):
-    """Two stages that keep little of an image, each a random projection with its own seed, and an answer."""
+    """Two stages that keep little of an image, and an answer.
+
+    Each is a random projection with its own seed.
+    """
     def linear(inputs, outputs, seed):
         layer = nn.Linear(inputs, outputs)
-        layer.weight.data = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed)) / inputs ** 0.5
+        layer.weight.data = torch.randn(
+            outputs, inputs, generator=torch.Generator().manual_seed(seed)) / inputs ** 0.5
         layer.weight.data -= layer.weight.data.mean(1, keepdim=True)
         layer.bias.data.zero_()
         return layer
-    return nn.Sequential(nn.Flatten(), linear(3072, 80, first), nn.Tanh(), linear(80, 60, 100 + second), nn.Tanh(),
-                         linear(60, 10, 200 + last))
+    return nn.Sequential(
+        nn.Flatten(), linear(3072, 80, first), nn.Tanh(), linear(80, 60, 100 + second), nn.Tanh(),
+        linear(60, 10, 200 + last))
 
 
 def planted(name, *seeds):
@@ -43,36 +59,48 @@ def pictures():
 
 @pytest.fixture
 def tiny(pictures):
-    """Two small untrained networks and what a study of them needs."""
-    models = [wrap_model(small_network(seed), stages=["1", "2", "5"], name=f"small {seed}") for seed in (0, 1)]
-    options = {"stages": ["2"], "steps": 8, "null_images": load_images("cifar10-samples"), "batch_size": 5}
+    """Two small untrained networks, and the images and options of a study of them."""
+    models = [wrap_model(small_network(seed), stages=["1", "2", "5"], name=f"small {seed}")
+              for seed in (0, 1)]
+    options = {"stages": ["2"], "steps": 8, "null_images": load_images("cifar10-samples"),
+               "batch_size": 5}
     return models, pictures, options
 
 
 def files(folder):
-    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if not path.name.startswith(".")}
+    return {path.name: path.stat().st_mtime_ns
+            for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def test_a_planted_truth_is_recovered(samples):
-    """Metamers transfer to exactly the observers that share all layers up to the stage, whatever comes after it."""
-    models = [planted("a-one", 0, 0, 0), planted("a-two", 0, 0, 1), planted("b-one", 0, 1, 0), planted("c-two", 1, 0, 0)]
-    shares = {("2", "a-one"): {"a-one", "a-two", "b-one"}, ("2", "a-two"): {"a-one", "a-two", "b-one"},
+    """Metamers transfer to exactly the observers that share all layers up to the stage.
+
+    What comes after it does not matter.
+    """
+    models = [planted("a-one", 0, 0, 0), planted("a-two", 0, 0, 1),
+              planted("b-one", 0, 1, 0), planted("c-two", 1, 0, 0)]
+    shares = {("2", "a-one"): {"a-one", "a-two", "b-one"},
+              ("2", "a-two"): {"a-one", "a-two", "b-one"},
               ("2", "b-one"): {"a-one", "a-two", "b-one"}, ("2", "c-two"): {"c-two"},
-              ("4", "a-one"): {"a-one", "a-two"}, ("4", "a-two"): {"a-one", "a-two"}, ("4", "b-one"): {"b-one"},
-              ("4", "c-two"): {"c-two"}}
-    table = transfer_study(models, models, samples[:8], stages=["2", "4"], steps=40, null_images=samples, controls=False)
-    assert table["generator_passed"].mean() > 0.9  # else nothing is shown
+              ("4", "a-one"): {"a-one", "a-two"}, ("4", "a-two"): {"a-one", "a-two"},
+              ("4", "b-one"): {"b-one"}, ("4", "c-two"): {"c-two"}}
+    table = transfer_study(models, models, samples[:8], stages=["2", "4"], steps=40,
+                           null_images=samples, controls=False)
+    assert table["generator_passed"].mean() > 0.9  # else the test proves nothing
     table = table[table["generator_passed"]]
     for (stage, generator), rows in table.groupby(["stage", "generator"]):
-        match = rows.groupby("observer")["match"].min(), rows.groupby("observer")["match"].max()
+        match = (rows.groupby("observer")["match"].min(),
+                 rows.groupby("observer")["match"].max())
         sharing = shares[stage, generator]
         assert (match[0][list(sharing)] > 0.95).all(), (stage, generator, match)
         assert (match[1].drop(list(sharing)) < 0.95).all(), (stage, generator, match)
     matched = crossed.matrix(table[table["stage"] == "4"], "match")
     assert [set(matched.columns[matched.loc[name] > 0.95]) for name in matched.index] == [
         shares["4", name] for name in matched.index]
-    assert crossed.grouping(matched, {model.name: model.name[0] for model in models})["difference"] > 0.3
-    found = crossed.differences(table[table["stage"] == "4"], "relation", [("other training", "both differ")], value="match")
+    assert crossed.grouping(
+        matched, {model.name: model.name[0] for model in models})["difference"] > 0.3
+    found = crossed.differences(table[table["stage"] == "4"], "relation",
+                                [("other training", "both differ")], value="match")
     assert found["difference"].item() > 0.3
 
 
@@ -80,59 +108,70 @@ def test_rows_say_what_model_judge_and_metrics_say(tiny):
     (one, two), pictures, options = tiny
     table = transfer_study([one], [one, two], pictures, **options)
     metamers = generate(one, pictures, "2", steps=8)
-    assert list(table["image"]) == 2 * list(range(8)) and list(table["observer"].unique()) == [one.name, two.name]
+    assert (list(table["image"]) == 2 * list(range(8))
+            and list(table["observer"].unique()) == [one.name, two.name])
     for model in (one, two):
         rows = table[table["observer"] == model.name]
         null = null_distribution(model, "2", options["null_images"])
         verdict = judge(model, "2", metamers, null)
         logits = model(metamers.images)
-        assert np.allclose(rows["match"], verdict["pearson"], atol=1e-5) and np.allclose(rows["distance"], verdict["distance"])
+        assert (np.allclose(rows["match"], verdict["pearson"], atol=1e-5)
+                and np.allclose(rows["distance"], verdict["distance"]))
         assert rows["agrees"].tolist() == verdict["class_match"].tolist()
         assert rows["recognised"].tolist() == (logits.argmax(1) == pictures.labels).tolist()
-        assert rows["reference_recognised"].tolist() == (model.answer(pictures.images) == pictures.labels).tolist()
+        assert (rows["reference_recognised"].tolist()
+                == (model.answer(pictures.images) == pictures.labels).tolist())
         assert np.allclose(rows["confidence"], logits.softmax(1).amax(1), atol=1e-5)
-        assert np.allclose(rows["p_value"], null.p_value("pearson", verdict["pearson"]), atol=0.01)
-        expected = verdict["class_match"] & (verdict["pearson"] >= null.maximum["pearson"]) & (
-            verdict["snr_db"] >= null.maximum["snr_db"])
+        assert np.allclose(
+            rows["p_value"], null.p_value("pearson", verdict["pearson"]), atol=0.01)
+        expected = (verdict["class_match"] & (verdict["pearson"] >= null.maximum["pearson"])
+                    & (verdict["snr_db"] >= null.maximum["snr_db"]))
         assert rows["passed"].tolist() == expected.tolist()
         if model is one:
             assert rows["generator_passed"].tolist() == verdict["passed"].tolist()
-    assert (table["generator_passed"] <= (table["passed"] | (table["observer"] == two.name))).all()
+    assert (table["generator_passed"]
+            <= (table["passed"] | (table["observer"] == two.name))).all()
 
 
 def test_controls_lie_at_the_distance_of_the_metamers(tiny):
-    """Whatever an observer makes of them is the same as when they are made by hand."""
+    """An observer makes the same of them as of controls that are made by hand."""
     (one, two), pictures, options = tiny
     table = transfer_study([one], [two], pictures, **options)
     near = transfer.starts.perturbation(pictures.images, table["distance"])
     assert np.allclose(metrics.rms_distance(near, pictures.images), table["distance"], atol=2e-3)
     near = (near * 255).round() / 255
-    assert table["control_agrees"].tolist() == (two.answer(near) == two.answer(pictures.images)).tolist()
+    assert (table["control_agrees"].tolist()
+            == (two.answer(near) == two.answer(pictures.images)).tolist())
     expected = metrics.pearson(two.activations(near, "2"), two.activations(pictures.images, "2"))
     assert np.allclose(table["control_match"], expected, atol=1e-5)
     without = transfer_study([one], [two], pictures, **options, controls=False)
-    assert without.equals(table.drop(columns=[name for name in table if name.startswith("control")]))
+    assert without.equals(
+        table.drop(columns=[name for name in table if name.startswith("control")]))
 
 
 def test_similarity_in_one_pass_is_that_of_the_metrics():
-    reference, other = torch.randn(6, 500, generator=torch.Generator().manual_seed(0)).relu().view(2, 3, 500)
+    reference, other = torch.randn(
+        6, 500, generator=torch.Generator().manual_seed(0)).relu().view(2, 3, 500)
     other[2], reference[1] = 0, 2.5
-    pearson, snr_db = transfer._Target(reference).similarity(other, torch.arange(3))
+    rows, answers = torch.arange(3), torch.zeros(3)  # answers do not matter for similarities
+    similar = Evoked(reference, answers).similarity_from_products(other, rows)
+    pearson, snr_db = similar["pearson"], similar["snr_db"]
     torch.testing.assert_close(pearson, metrics.pearson(reference, other), atol=1e-5, rtol=0)
     torch.testing.assert_close(snr_db, metrics.snr_db(reference, other), atol=1e-3, rtol=0)
-    close = reference + 1e-3 * reference.std() * torch.randn(reference.shape, generator=torch.Generator().manual_seed(1))
-    pearson, snr_db = transfer._Target(reference).similarity(close, torch.arange(3))
-    assert (pearson[[0, 2]] > 0.9999).all() and (snr_db > 40).all()
+    close = reference + 1e-3 * reference.std() * torch.randn(
+        reference.shape, generator=torch.Generator().manual_seed(1))
+    similar = Evoked(reference, answers).similarity_from_products(close, rows)
+    assert (similar["pearson"][[0, 2]] > 0.9999).all() and (similar["snr_db"] > 40).all()
 
 
 def test_the_order_of_models_and_images_does_not_matter(tiny):
     (one, two), pictures, options = tiny
     table = transfer_study([one, two], [one, two], pictures, **options)
-    turned = transfer_study([two, one], [two, one], pictures[torch.arange(7, -1, -1)], **options)
-    assert turned["generator"].iloc[0] == two.name
-    turned["image"] = 7 - turned["image"]
+    reverse = transfer_study([two, one], [two, one], pictures[torch.arange(7, -1, -1)], **options)
+    assert reverse["generator"].iloc[0] == two.name
+    reverse["image"] = 7 - reverse["image"]
     keys = ["generator", "stage", "observer", "image"]
-    a, b = (frame.sort_values(keys).reset_index(drop=True) for frame in (table, turned))
+    a, b = (frame.sort_values(keys).reset_index(drop=True) for frame in (table, reverse))
     pd.testing.assert_frame_equal(a, b, atol=1e-5)
 
 
@@ -143,22 +182,26 @@ import torch
 torch.set_num_threads(1)
 from conftest import small_network
 from metalib import load_images, transfer_study, wrap_model
-models = [wrap_model(small_network(seed), stages=["2", "3", "5"], name=f"small {seed}") for seed in range(2)]
-transfer_study(models, models, load_images("cifar10-samples", n=8), steps=15, null_images=load_images("cifar10-samples"),
-               batch_size=5, directory=sys.argv[1])
+models = [wrap_model(small_network(seed), stages=["2", "3", "5"], name=f"small {seed}")
+          for seed in range(2)]
+transfer_study(models, models, load_images("cifar10-samples", n=8), steps=15,
+               null_images=load_images("cifar10-samples"), batch_size=5, directory=sys.argv[1])
 """
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 @one_thread()
 def test_a_killed_run_goes_on_and_ends_with_the_same_table(tmp_path, pictures, monkeypatch):
-    models = [wrap_model(small_network(seed), stages=["2", "3", "5"], name=f"small {seed}") for seed in range(2)]
+    models = [wrap_model(small_network(seed), stages=["2", "3", "5"], name=f"small {seed}")
+              for seed in range(2)]
     options = {"steps": 15, "null_images": load_images("cifar10-samples"), "batch_size": 5}
-    whole = transfer_study(models, models, pictures, **options, directory=tmp_path / "whole")
-    assert len(whole) == 2 * 3 * 2 * 8
+    table = transfer_study(models, models, pictures, **options, directory=tmp_path / "whole")
+    assert len(table) == 2 * 3 * 2 * 8
     for enough in (1, 8):  # while metamers are made, and while they are shown
         folder = tmp_path / f"killed after {enough}"
-        process = subprocess.Popen([sys.executable, "-c", RUN, folder, os.path.dirname(__file__)], stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, folder, os.path.dirname(__file__)],
+            stderr=subprocess.PIPE)
         while not (folder.is_dir() and len(files(folder)) >= enough):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.002)
@@ -168,11 +211,15 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_table(tmp_path, pictures, m
         before = files(folder)
         assert enough <= len(before) < 6 + 12, "it was done before it was killed"
         made = []
-        monkeypatch.setattr(transfer, "generate", lambda *args, made=made, **more: made.append(args) or generate(*args, **more))
+        monkeypatch.setattr(
+            transfer, "generate",
+            lambda *args, made=made, **more: made.append(args) or generate(*args, **more))
         again = transfer_study(models, models, pictures, **options, directory=folder)
-        pd.testing.assert_frame_equal(again, whole, rtol=1e-6)  # another process may round the last bit otherwise
+        # another process may round the last bit differently
+        pd.testing.assert_frame_equal(again, table, rtol=1e-6)
         after = files(folder)
-        assert before.items() <= after.items() and set(files(tmp_path / "whole")) <= set(after)
+        assert (before.items() <= after.items()
+                and set(files(tmp_path / "whole")) <= set(after))
         assert len(made) == 6 - sum(name.endswith("safetensors") for name in before)
 
 
@@ -182,35 +229,45 @@ def test_another_model_adds_only_what_is_new(tmp_path, tiny, monkeypatch):
     before = files(tmp_path)
     assert sorted(name.rpartition(".")[2] for name in before) == ["parquet", "safetensors"]
     calls = []
-    monkeypatch.setattr(transfer, "generate", lambda model, *args, **options: calls.append(model.name)
-                        or generate(model, *args, **options))
+    monkeypatch.setattr(
+        transfer, "generate",
+        lambda model, *args, **options: calls.append(model.name)
+        or generate(model, *args, **options))
     both = transfer_study([one, two], [one, two], pictures, **options, directory=tmp_path)
-    assert calls == [two.name] and before.items() <= files(tmp_path).items() and len(files(tmp_path)) == 2 + 4
-    own = both[(both["generator"] == one.name) & (both["observer"] == one.name)].reset_index(drop=True)
-    pd.testing.assert_frame_equal(own, table, check_exact=True)
-    monkeypatch.setattr(transfer, "_Watch", None)  # nothing is looked at again
-    pd.testing.assert_frame_equal(transfer_study([one, two], [one, two], pictures, **options, directory=tmp_path), both)
+    assert (calls == [two.name] and before.items() <= files(tmp_path).items()
+            and len(files(tmp_path)) == 2 + 4)
+    first = both[(both["generator"] == one.name) & (both["observer"] == one.name)].reset_index(
+        drop=True)
+    pd.testing.assert_frame_equal(first, table, check_exact=True)
+    monkeypatch.setattr(transfer, "Observer", None)  # nothing is shown again
+    pd.testing.assert_frame_equal(
+        transfer_study([one, two], [one, two], pictures, **options, directory=tmp_path), both)
 
 
 def test_what_changes_a_result_changes_its_file(tmp_path, tiny):
-    """Other steps, seeds, images, weights and nulls are other results; a name or a card are not."""
+    """Other steps, seeds, images, weights or nulls are other results; a name or card is not."""
     (one, two), pictures, options = tiny
     transfer_study([one], [one], pictures, **options, directory=tmp_path)
-    for more in ({"steps": 9}, {"seed": 1}, {"generation": {"optimizer": "adam"}}, {"stages": ["1"]},
-                 {"stop": True}):
+    for more in ({"steps": 9}, {"seed": 1}, {"generation": {"optimizer": "adam"}},
+                 {"stages": ["1"]}, {"stop": True}):
         count = len(files(tmp_path))
         transfer_study([one], [one], pictures, **{**options, **more}, directory=tmp_path)
         assert len(files(tmp_path)) == count + 2, more
-    for model, references, nulls in ((one, pictures[:7], options["null_images"]), (one, pictures, options["null_images"][:15]),
-                                     (wrap_model(small_network(7), stages=one.stages, name=one.name), pictures,
-                                      options["null_images"])):
+    for model, references, nulls in (
+            (one, pictures[:7], options["null_images"]),
+            (one, pictures, options["null_images"][:15]),
+            (wrap_model(small_network(7), stages=one.stages, name=one.name), pictures,
+             options["null_images"])):
         count = len(files(tmp_path))
-        transfer_study([model], [model], references, **{**options, "null_images": nulls}, directory=tmp_path)
+        transfer_study([model], [model], references, **{**options, "null_images": nulls},
+                       directory=tmp_path)
         assert len(files(tmp_path)) == count + 2
     count = len(files(tmp_path))
     again = wrap_model(small_network(0), stages=one.stages, name="renamed")
-    table = transfer_study([again], [again], pictures, **options, directory=tmp_path, cards={"renamed": {"training": "none"}})
-    assert len(files(tmp_path)) == count and set(table["generator_training"]) == {"none"} and set(table["generator"]) == {"renamed"}
+    table = transfer_study([again], [again], pictures, **options, directory=tmp_path,
+                           cards={"renamed": {"training": "none"}})
+    assert (len(files(tmp_path)) == count and set(table["generator_training"]) == {"none"}
+            and set(table["generator"]) == {"renamed"})
 
 
 @pytest.mark.parametrize("harm", ["truncated", "foreign", "empty", "changed"])
@@ -221,15 +278,19 @@ def test_damaged_files_are_noticed_set_aside_and_made_anew(harm, tmp_path, tiny)
     contents = {path: path.read_bytes() for path in names}
     for path in (names[0], names[-1]):
         content = contents[path]
-        other = contents[names[1]] if path.suffix == ".parquet" else content.replace(path.stem.encode(), b"0" * len(path.stem))
+        other = (contents[names[1]] if path.suffix == ".parquet"
+                 else content.replace(path.stem.encode(), b"0" * len(path.stem)))
         at = len(content) // 4
-        harmed = {"truncated": content[:len(content) // 2], "foreign": other, "empty": b"",
-                  "changed": content[:at] + bytes(b ^ 85 for b in content[at:at + 9]) + content[at + 9:]}[harm]
+        harmed = {
+            "truncated": content[:len(content) // 2], "foreign": other, "empty": b"",
+            "changed": (content[:at] + bytes(b ^ 85 for b in content[at:at + 9])
+                        + content[at + 9:])}[harm]
         path.write_bytes(harmed)
         with pytest.warns(RuntimeWarning, match="damaged or foreign.*computed anew"):
             again = transfer_study([one], [one, two], pictures, **options, directory=tmp_path)
         pd.testing.assert_frame_equal(again, table, check_exact=True)
-        assert path.read_bytes() != harmed and path.with_name(f"{path.name}.damaged").read_bytes() == harmed
+        assert (path.read_bytes() != harmed
+                and path.with_name(f"{path.name}.damaged").read_bytes() == harmed)
 
 
 def test_an_interrupted_run_keeps_no_half_made_metamers(tmp_path, tiny, monkeypatch):
@@ -240,7 +301,9 @@ def test_an_interrupted_run_keeps_no_half_made_metamers(tmp_path, tiny, monkeypa
         return transfer_interrupted(metamers)
 
     def transfer_interrupted(metamers):
-        return type(metamers)(**{**vars(metamers), "status": ("interrupted",) * len(metamers)})
+        return type(metamers)(
+            **{**vars(metamers), "status": ("interrupted",) * len(metamers)})
+
     monkeypatch.setattr(transfer, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         transfer_study([one], [one], pictures, **options, directory=tmp_path)
@@ -251,12 +314,16 @@ def test_stages_correspond_by_name_in_a_family_and_by_depth_elsewhere(tiny):
     (one, two), pictures, options = tiny
     other = wrap_model(small_network(3), stages=["0", "1", "2", "3", "5"], name="other")
     assert transfer.corresponding_stage(one, "2", two) == "2"
-    assert transfer.corresponding_stage(one, "2", other) == "2" and transfer.corresponding_stage(one, "5", other) == "5"
-    assert transfer.corresponding_stage(other, "1", one) == "1"  # 0.25 lies as near to 0 as to 0.5: the earlier
+    assert (transfer.corresponding_stage(one, "2", other) == "2"
+            and transfer.corresponding_stage(one, "5", other) == "5")
+    # depth 0.25 is as near to 0 as to 0.5: the earlier stage is taken
+    assert transfer.corresponding_stage(other, "1", one) == "1"
     assert transfer.corresponding_stage(other, "3", one) == "2"
     table = transfer_study([other], [one], pictures, **{**options, "stages": [0.0, 0.7, 0.75]})
-    assert table[["stage", "depth", "observer_stage"]].drop_duplicates().values.tolist() == [["0", 0.0, "1"], ["3", 0.75, "2"]]
-    table = transfer_study([one, other], [one], pictures, **{**options, "stages": {one.name: ["5", "1"], "other": ["3"]}})
+    assert table[["stage", "depth", "observer_stage"]].drop_duplicates().values.tolist() == [
+        ["0", 0.0, "1"], ["3", 0.75, "2"]]
+    table = transfer_study([one, other], [one], pictures, **{
+        **options, "stages": {one.name: ["5", "1"], "other": ["3"]}})
     assert table["stage"].drop_duplicates().tolist() == ["1", "5", "3"]
 
 
@@ -266,17 +333,21 @@ def test_relations_of_models():
     assert [transfer.relation(cards["vgg-robust-0"], card) for card in cards.values()] == [
         "itself", "other seed", "other training", "other architecture", "both differ"]
     assert transfer.relation(cards["vgg-robust-0"], {}) is None
-    table = transfer_study(["zoo/vgg-standard-0"], ["zoo/vgg-standard-0", "zoo/vgg-robust-0", "zoo/cct-robust-0"],
-                           load_images("cifar10-samples", n=2), stages=["stem"], steps=2, controls=False)
+    table = transfer_study(
+        ["zoo/vgg-standard-0"], ["zoo/vgg-standard-0", "zoo/vgg-robust-0", "zoo/cct-robust-0"],
+        load_images("cifar10-samples", n=2), stages=["stem"], steps=2, controls=False)
     assert table["relation"].unique().tolist() == ["itself", "other training", "both differ"]
-    assert table[["observer_architecture", "observer_training", "observer_seed"]].iloc[-1].tolist() == ["cct", "robust", 0]
+    assert table[["observer_architecture", "observer_training", "observer_seed"]].iloc[
+        -1].tolist() == ["cct", "robust", 0]
 
 
 def test_labels_are_matched_by_name_and_may_be_unknown(tiny):
     (one, _), pictures, options = tiny
-    named = wrap_model(small_network(0), stages=one.stages, class_names=[f"class {k}" for k in range(10)], name="named")
+    named = wrap_model(small_network(0), stages=one.stages,
+                       class_names=[f"class {k}" for k in range(10)], name="named")
     backwards = transfer_study([named], [named], type(pictures)(
-        pictures.images, 9 - pictures.labels, tuple(f"class {9 - k}" for k in range(10)), "backwards"), **options)
+        pictures.images, 9 - pictures.labels, tuple(f"class {9 - k}" for k in range(10)),
+        "backwards"), **options)
     plain = transfer_study([one], [one], pictures, **options)
     assert backwards["recognised"].tolist() == plain["recognised"].tolist()
     some = type(pictures)(pictures.images, pictures.labels.clone(), (), "some")
@@ -290,14 +361,17 @@ def test_bad_input_is_told_before_anything_is_made(tiny, tmp_path, monkeypatch):
     (one, two), pictures, options = tiny
     monkeypatch.setattr(transfer, "generate", None)
     without = {key: value for key, value in options.items() if key != "null_images"}
-    larger = wrap_model(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10)), stages=["1"], input_size=64, name="larger")
+    larger = wrap_model(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10)), stages=["1"],
+                        input_size=64, name="larger")
     for error, arguments, more in (
-            ("no stage group9; its stages are 1, 2, 5", ([one], [one], pictures), {"stages": ["group9"]}),
+            ("no stage group9; its stages are 1, 2, 5", ([one], [one], pictures),
+             {"stages": ["group9"]}),
             ("unknown model 'zoo/vgg-standard-9'", ([one], ["zoo/vgg-standard-9"], pictures), {}),
             ("different models", ([one, one], [one], pictures), {}),
             ("different models", ([], [one], pictures), {}),
-            ("two different models are called small 0", ([one], [wrap_model(small_network(5), stages=["1", "2", "5"],
-                                                                            name="small 0")], pictures), {}),
+            ("two different models are called small 0",
+             ([one], [wrap_model(small_network(5), stages=["1", "2", "5"], name="small 0")],
+              pictures), {}),
             ("an ImageSet", ([one], [one], pictures.images), {}),
             ("at least one image", ([one], [one], pictures[:0]), {}),
             (r"larger takes images of shape \(B, 3, 64, 64\)", ([one], [larger], pictures), {}),

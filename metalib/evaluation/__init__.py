@@ -1,0 +1,1 @@
+"""What metamers are worth: criterion, representation test, transfer study, and their statistics."""

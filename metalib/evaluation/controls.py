@@ -1,0 +1,102 @@
+"""What a reference is compared with beside its metamer: perturbations of it, and copies.
+
+    perturbations(references, metamers, natural, draws=60)  # (n, 60, 3, H, W): changed as much
+    copies(references)                                      # (n, 2, 3, H, W): hardly changed
+"""
+
+import io
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional as transforms
+
+from metalib import metrics
+from metalib.generation.starts import at_distance, image_generator
+
+COPY = 0.06  # images within this distance of each other (RMS, pixels in [0, 1]) are copies
+
+
+def perturbations(
+    references: Tensor, metamers: Tensor, natural: Tensor, draws: int, seed: int = 0,
+) -> Tensor:
+    """References changed in other ways as much as their metamers.
+
+    Draws are in turn Gaussian noise and a blend with another natural image.
+
+    Args:
+        references, metamers: (n, 3, H, W) in [0, 1]; a perturbation is as far from its reference
+            as the metamer.
+        natural: (N, 3, H, W) in [0, 1]. The other image of a blend is drawn from those that are
+            at least as far from the reference as the metamer, and is mirrored and shifted by up
+            to an eighth of its side at random. If none is as far, the blend overshoots.
+        draws: how many for each reference.
+        seed: with a reference's pixels, this fixes its perturbations.
+
+    Returns:
+        (n, draws, 3, H, W) uint8.
+    """
+    distance = metrics.rms_distance(references, metamers)
+    apart = distances(references, natural)
+    drawn = []
+    for draw in range(draws):
+        generators = [image_generator(image, seed * draws + draw) for image in references]
+        if draw % 2 == 0:
+            directions = [torch.randn(image.shape, generator=generator)
+                          for image, generator in zip(references, generators)]
+        else:
+            directions = [_distractor(natural, apart[i], distance[i], generators[i]) - image
+                          for i, image in enumerate(references)]
+        changed = at_distance(references, torch.stack(directions), distance)
+        drawn.append((changed * 255).round().to(torch.uint8))
+    return torch.stack(drawn, 1)
+
+
+def copies(references: Tensor) -> Tensor:
+    """Copies of references (n, 3, H, W) in [0, 1]; their similarity is the ceiling for metamers.
+
+    Returns:
+        (n, 2, 3, H, W) in [0, 1]: shifted by one pixel, and compressed as JPEG.
+    """
+    return torch.stack([_shifted(references), _as_jpeg(references)], 1)
+
+
+def distances(images: Tensor, others: Tensor) -> Tensor:
+    """(A, B): root mean square distance of each of A images from each of B, pixels in [0, 1]."""
+    return torch.cdist(images.flatten(1), others.flatten(1)) / images[0].numel() ** 0.5
+
+
+def _distractor(
+    natural: Tensor, apart: Tensor, distance: Tensor, generator: torch.Generator,
+) -> Tensor:
+    """Another natural image, mirrored and shifted at random so that draws differ.
+
+    It is at least as far as `distance` if there is any; otherwise it is the farthest.
+    """
+    far = ((apart > COPY) & (apart >= distance)).nonzero().flatten()
+    if not len(far):
+        far = apart.argmax()[None]
+    image = natural[far[torch.randint(len(far), (), generator=generator)]]
+    if torch.rand((), generator=generator) < 0.5:
+        image = image.flip(-1)
+    height, width = image.shape[-2:]
+    margin = height // 8
+    top, left = torch.randint(2 * margin + 1, (2,), generator=generator).tolist()
+    padded = transforms.pad(image, [margin], padding_mode="reflect")
+    return padded[:, top:top + height, left:left + width]
+
+
+def _shifted(images: Tensor) -> Tensor:
+    """Images moved to the right by one pixel; the first column is repeated."""
+    return torch.cat([images[..., :1], images[..., :-1]], -1)
+
+
+def _as_jpeg(images: Tensor, quality: int = 90) -> Tensor:
+    """Images after compression as JPEG."""
+    decoded = []
+    for image in images:
+        file = io.BytesIO()
+        picture = transforms.to_pil_image((image * 255).round().to(torch.uint8))
+        picture.save(file, "JPEG", quality=quality)
+        decoded.append(transforms.pil_to_tensor(Image.open(file)).float() / 255)
+    return torch.stack(decoded)

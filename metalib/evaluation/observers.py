@@ -1,0 +1,366 @@
+"""What observers see and how they respond: the stimuli of a representation test, and readings.
+
+    stimuli = Stimuli(references, metamers, natural, labels, draws=59, seed=0)
+    for stage, reading in read_model(model, stimuli, stages, cache=None, batch_size=100): ...
+    for stage, reading in read_responses(responses, stages, labels, nulls): ...
+
+An observer is a Model, or `Responses` that were recorded before. A `Reading` holds what the tests
+at one stage of it need.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metalib import metrics
+from metalib.data import ImageSet, pixels, to_8_bits
+from metalib.evaluation.controls import COPY, copies, distances, perturbations
+from metalib.models.model import Model
+from metalib.store import TensorFile, address_of, fingerprint, sha256
+
+MEMORY = 250_000_000  # most activations of natural images that are computed in one pass
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Responses to references and metamers in place of a model: recordings, or other activations.
+
+    Each attribute but the name and the labels is a dict from names of stages (areas, layers, time
+    windows) to arrays or tensors; D may differ between stages.
+
+    Attributes:
+        name: of the observer.
+        references, metamers: (n, D).
+        natural: (M, D), responses to other natural images, which enlarge the nulls.
+        natural_labels: (M,), their classes.
+        perturbed: (n, m, D), to m perturbations of each reference, for the null "distance".
+        copies: (n, c, D), to c copies or repetitions of each reference, for the ceiling.
+    """
+
+    name: str
+    references: dict[str, Any]
+    metamers: dict[str, Any]
+    natural: dict[str, Any] | None = None
+    natural_labels: Any = None
+    perturbed: dict[str, Any] | None = None
+    copies: dict[str, Any] | None = None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages."""
+        return tuple(self.references)
+
+
+class Stimuli:
+    """The images that a test shows to models, on the CPU.
+
+    Args:
+        references, metamers, natural: as in `representation_test`.
+        labels: (n,), classes of the references, or None.
+        draws: perturbations of each reference.
+        seed: of the perturbations.
+
+    Attributes:
+        references, metamers: (n, 3, H, W) in [0, 1]; metamers are rounded to 8 bits.
+        natural: (N, 3, H, W), the references first, then other images that are no copies of them.
+        labels: (N,), classes of the natural images, -1 where unknown; or None.
+        perturbed: (n, draws, 3, H, W) uint8; None without draws.
+        copies: (n, 2, 3, H, W), of the references.
+
+    Raises:
+        ValueError: no references or metamers, or images of different shapes.
+    """
+
+    def __init__(
+        self, references: ImageSet | Tensor | None, metamers: Any,
+        natural: ImageSet | Tensor | None, labels: np.ndarray | None, draws: int, seed: int,
+    ):
+        if references is None or metamers is None:
+            raise ValueError("a model needs the images: pass references and metamers")
+        self.references = pixels(references).cpu()
+        metamers = pixels(metamers.images if hasattr(metamers, "starts") else metamers).cpu()
+        if self.references.shape != metamers.shape:
+            raise ValueError("references and metamers differ in shape, "
+                             f"{tuple(self.references.shape)} and {tuple(metamers.shape)}")
+        self.metamers = to_8_bits(metamers)
+        self.natural, self.labels = self.references, labels
+        if natural is not None:
+            self._add_natural(natural)
+        self.perturbed = perturbations(
+            self.references, self.metamers, self.natural, draws, seed) if draws else None
+        self.copies = copies(self.references)
+
+    def _add_natural(self, natural: ImageSet | Tensor) -> None:
+        """Add natural images to the references, without copies of these."""
+        others = pixels(natural).cpu()
+        if others.shape[1:] != self.references.shape[1:]:
+            raise ValueError(
+                f"natural images have the shape {tuple(others.shape[1:])}, references "
+                f"{tuple(self.references.shape[1:])}; load both with the same size=")
+        apart = distances(others, self.references).amin(1) > COPY
+        self.natural = torch.cat([self.references, others[apart]])
+        if self.labels is not None:
+            labels = (natural.labels if isinstance(natural, ImageSet)
+                      else torch.full((len(others),), -1))
+            self.labels = np.concatenate([self.labels, labels.numpy()[apart.numpy()]])
+
+
+@dataclass
+class Reading:
+    """What one stage of one observer gives: centred activations, similarities of first order.
+
+    The centre is the mean over all natural images, of which the references are the first.
+
+    Attributes:
+        labels: (N,), classes of the natural images, or None.
+        references, metamers: (n, D), centred.
+        to_natural: (n, N), similarity of each metamer to each natural image, that to its own
+            reference on the diagonal.
+        natural_95: the similarity that one pair of natural images in 20 exceeds.
+        spearman: (n,), of each metamer with its reference.
+        to_perturbed: (n, m), similarity of each reference to its perturbations.
+        to_copies: (n, c), similarity of each reference to its copies.
+        recognised: (n,), whether the observer gives a metamer the class of its reference.
+    """
+
+    labels: np.ndarray | None
+    references: Tensor
+    metamers: Tensor
+    to_natural: np.ndarray
+    natural_95: float
+    spearman: np.ndarray
+    to_perturbed: np.ndarray | None = None
+    to_copies: np.ndarray | None = None
+    recognised: np.ndarray | None = None
+
+    def perturbed(self, null: str) -> np.ndarray:
+        """The columns of `to_perturbed` for a null; "noise" and "blend" were made in turn."""
+        assert self.to_perturbed is not None
+        first, step = {"distance": (0, 1), "noise": (0, 2), "blend": (1, 2)}[null]
+        return self.to_perturbed[:, first::step]
+
+
+def labels_of(references: Any, labels: Any) -> np.ndarray | None:
+    """The labels (n,) as an array; those of an ImageSet if None; None where there are none."""
+    if labels is None and isinstance(references, ImageSet):
+        labels = references.labels
+    return None if labels is None else np.asarray(labels)
+
+
+# --- Models -------------------------------------------------------------------------------------
+
+@torch.no_grad()
+def read_model(
+    model: Model, stimuli: Stimuli, stages: Sequence[str],
+    cache: str | Path | Literal[False] | None, batch_size: int,
+) -> Iterator[tuple[str, Reading]]:
+    """Yield each stage with its `Reading`.
+
+    Natural images are read stage by stage, all others in one pass.
+
+    Args:
+        model, stimuli, stages: what to read.
+        cache, batch_size: as in `representation_test`.
+    """
+    references = stimuli.references.to(model.device)
+    metamers = stimuli.metamers.to(model.device)
+    recognised = (model.answer(references) == model.answer(metamers)).cpu().numpy()
+    changed = _activations(model, stimuli.metamers, stages, batch_size)
+    readings, centres, units = {}, {}, {}
+    for stage, natural in _natural(
+            model, stimuli.natural, stages, _cache_folder(cache), batch_size):
+        where = f"{model.name}, {stage}"
+        readings[stage], centre = _reading(
+            natural, changed.pop(stage), len(references), stimuli.labels, where)
+        readings[stage].recognised = recognised
+        centres[stage] = centre.float()
+        units[stage] = _directions(natural[:len(references)], centres[stage])
+    drawn = 0 if stimuli.perturbed is None else stimuli.perturbed.shape[1]
+    similarity = _control_similarity(model, stimuli, centres, units, batch_size)
+    for stage in stages:
+        reading, values = readings.pop(stage), similarity[stage]
+        reading.to_perturbed = values[:, :drawn] if drawn else None
+        reading.to_copies = values[:, drawn:]
+        yield stage, reading
+
+
+def _control_similarity(
+    model: Model, stimuli: Stimuli, centres: dict[str, Tensor], units: dict[str, Tensor],
+    batch_size: int,
+) -> dict[str, np.ndarray]:
+    """(n, draws + 2) by stage: similarity of each reference to its perturbations and copies."""
+    similarity = {stage: [] for stage in units}
+    for i, images in enumerate(stimuli.copies):
+        if stimuli.perturbed is not None:
+            images = torch.cat([stimuli.perturbed[i] / 255, images])
+        for stage, activations in _activations(model, images, list(units), batch_size).items():
+            rows = _directions(activations, centres[stage])
+            similarity[stage].append((rows @ units[stage][i]).numpy())
+    return {stage: np.stack(values) for stage, values in similarity.items()}
+
+
+def _activations(
+    model: Model, images: Tensor, stages: Sequence[str], batch_size: int,
+) -> dict[str, Tensor]:
+    """Activations (B, D) by stage, on the CPU, of all images in one pass."""
+    batches: dict[str, list[Tensor]] = {stage: [] for stage in stages}
+    for batch in images.split(batch_size):
+        for stage, activations in model.read(batch.to(model.device), stages)[0].items():
+            batches[stage].append(activations.cpu())
+    return {stage: torch.cat(batches.pop(stage)) for stage in stages}
+
+
+# --- Activations of natural images, kept on disk by content -------------------------------------
+
+def _natural(
+    model: Model, images: Tensor, stages: Sequence[str], folder: Path | None, batch_size: int,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield each stage with the activations (N, D) of natural images, from the cache if there."""
+    content = _content(model, images) if folder else ""
+    units = sum(math.prod(model.shapes[stage]) for stage in stages)
+    computed: dict[str, Tensor] = {}
+    for position, stage in enumerate(stages):
+        activations = computed.pop(stage, None)
+        if activations is None and folder:
+            activations = _from_cache(TensorFile(folder, address_of(content, stage)))
+        if activations is None:
+            left = stages[position:] if len(images) * units < MEMORY else [stage]
+            computed = _activations(model, images, left, batch_size)
+            if folder:
+                for name, values in computed.items():
+                    _to_cache(TensorFile(folder, address_of(content, name)), values)
+            activations = computed.pop(stage)
+        yield stage, activations
+
+
+def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
+    if cache is False:
+        return None
+    default = Path.home() / ".cache" / "metalib" / "activations"
+    return Path(cache or os.environ.get("METALIB_CACHE") or default).expanduser()
+
+
+def _content(model: Model, images: Tensor) -> str:
+    """What decides the activations: the model, with its answer to the first image, and images."""
+    answer = model(images[:1].to(model.device)).round(decimals=2)
+    return fingerprint(model) + sha256({"images": images, "answer": answer})
+
+
+def _from_cache(file: TensorFile) -> Tensor | None:
+    """The activations in a file, or None where it is missing or damaged."""
+    try:
+        return file.read()["activations"] if file.there() else None
+    except OSError:  # damaged in a folder that cannot be written, or set aside by another process
+        return None
+
+
+def _to_cache(file: TensorFile, activations: Tensor) -> None:
+    """Keep activations. A folder that cannot be written keeps nothing."""
+    with contextlib.suppress(OSError):
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        file.write({"activations": activations})
+
+
+# --- Recordings ---------------------------------------------------------------------------------
+
+def read_responses(
+    responses: Responses, stages: Sequence[str], labels: np.ndarray | None, nulls: set[str],
+) -> Iterator[tuple[str, Reading]]:
+    """Yield each stage with its `Reading`.
+
+    Args:
+        responses, stages: what to read.
+        labels: (n,), classes of the references, or None.
+        nulls: those that will be tested.
+
+    Raises:
+        ValueError: responses that lack what a null needs, or differ in shape.
+    """
+    if nulls & {"noise", "blend"} or ("distance" in nulls and not responses.perturbed):
+        raise ValueError(
+            f"{responses.name} has no responses to perturbations: pass Responses(perturbed=...) "
+            "for the null 'distance', or nulls=('random', 'same-class')")
+    for stage in stages:
+        yield stage, _recorded(responses, stage, labels)
+
+
+def _recorded(responses: Responses, stage: str, labels: np.ndarray | None) -> Reading:
+    where = f"{responses.name}, {stage}"
+    names = ("references", "metamers", "natural", "perturbed", "copies")
+    arrays = {name: torch.as_tensor(np.asarray(by_stage[stage])) for name in names
+              if (by_stage := getattr(responses, name))}
+    references, metamers = arrays["references"], arrays["metamers"]
+    if references.ndim != 2 or references.shape != metamers.shape:
+        raise ValueError(f"{where}: references and metamers must be (n, D) alike, not "
+                         f"{tuple(references.shape)} and {tuple(metamers.shape)}")
+    natural = references
+    if "natural" in arrays:
+        natural = torch.cat([references, arrays["natural"].to(references.dtype)])
+        if labels is not None:
+            others = (np.full(len(arrays["natural"]), -1) if responses.natural_labels is None
+                      else np.asarray(responses.natural_labels))
+            labels = np.concatenate([labels, others])
+    reading, centre = _reading(natural, metamers, len(references), labels, where)
+    unit = _directions(references.float(), centre.float())
+    for name in ("perturbed", "copies"):
+        if name in arrays:
+            rows = _directions(_finite(arrays[name], where).float(), centre.float())
+            setattr(reading, f"to_{name}", torch.einsum("nmd,nd->nm", rows, unit).numpy())
+    return reading
+
+
+# --- From activations to similarities -----------------------------------------------------------
+
+def _reading(
+    natural: Tensor, metamers: Tensor, n: int, labels: np.ndarray | None, where: str,
+) -> tuple[Reading, Tensor]:
+    """The `Reading` of activations, and their mean (D,) over the natural images.
+
+    The first n natural images are the references.
+    """
+    if labels is not None and len(labels) != len(natural):
+        raise ValueError(f"{where}: {len(natural)} natural images, but {len(labels)} labels")
+    if n < 2:
+        raise ValueError(f"{where}: a test needs at least two references, not {n}")
+    precision = torch.float64 if len(natural) <= 2_000 else torch.float32  # to halve the memory
+    centre = _finite(natural, where).mean(0, dtype=torch.float64).to(precision)
+    references = natural[:n].to(precision)
+    metamers = _finite(metamers, where).to(precision)
+    units, some = _directions(metamers, centre), _directions(references[:200], centre)
+    similarity, pairs = [], []
+    for block in natural.split(500):
+        rows = _directions(block.to(precision), centre).T
+        similarity.append(units @ rows)
+        pairs.append(some @ rows)
+    pairs = torch.cat(pairs, 1).fill_diagonal_(torch.nan)
+    spearman = [
+        metrics.pearson(*(metrics.ranks(_directions(rows, centre)) for rows in both))
+        for both in zip(references.split(100), metamers.split(100))]
+    reading = Reading(
+        labels, references - centre, metamers - centre, torch.cat(similarity, 1).numpy(),
+        float(np.nanquantile(pairs.numpy(), 0.95)), torch.cat(spearman).numpy())
+    return reading, centre
+
+
+def _directions(activations: Tensor, centre: Tensor) -> Tensor:
+    """Rows (..., D) centred and scaled to unit length.
+
+    Zero where the activations of an image are all the same number: no response.
+    """
+    silent = activations.amax(-1, keepdim=True) == activations.amin(-1, keepdim=True)
+    return metrics.standardise(activations - centre).masked_fill_(silent, 0)
+
+
+def _finite(activations: Tensor, where: str) -> Tensor:
+    if not activations.isfinite().all():
+        raise ValueError(f"{where}: some activations are not finite (NaN or infinite); "
+                         "leave those images or units out")
+    return activations

@@ -1,0 +1,267 @@
+"""What `generate` is asked for: checked before anything is moved or computed.
+
+A choice is a name, or a pair of it and its options: "lbfgs", or ("lbfgs", {"history": 30}).
+"""
+
+import dataclasses
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalib.data import ImageSet, pixels
+from metalib.generation.combinations import COMBINATIONS
+from metalib.generation.compute import Compute, keep_freed_memory, process_rank
+from metalib.generation.metamers import Metamers
+from metalib.generation.objective import Member
+from metalib.generation.optimizers import LINE_SEARCHES, OPTIMIZERS
+from metalib.generation.priors import PRIORS
+from metalib.generation.starts import STARTS, start_images
+from metalib.models import Model
+from metalib.version import __version__
+
+
+class Choice(NamedTuple):
+    """A part that can be exchanged for others.
+
+    Attributes:
+        name: in the recipe.
+        function: the part itself, without its options.
+        options: all of them, with their values.
+    """
+
+    name: str | None
+    function: Any
+    options: dict
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call of `generate` that can be carried out.
+
+    Attributes:
+        references, starts: (B, 3, H, W).
+        members: all of them; `own`: those of this rank.
+        rule, combine, prior: functions with their options bound; `prior` may be None.
+        jitter, steps, seed, check_every, compute: as in `generate`.
+        device: where to compute; `bring`: whether the models are to be moved there.
+        recipe: all of this as a plain dict.
+    """
+
+    references: Tensor
+    starts: Tensor
+    members: list[Member]
+    own: list[Member]
+    rule: Callable
+    combine: Callable
+    prior: Callable | None
+    jitter: int
+    steps: int
+    seed: int
+    check_every: int
+    compute: Compute
+    device: torch.device
+    bring: bool
+    recipe: dict
+
+    def bring_models(self) -> None:
+        """Bring this rank's models to the device, if that was asked for."""
+        if self.bring:
+            for member in self.own:
+                member.model.to(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+
+
+def checked(
+    model_or_models: Any, images: ImageSet | Tensor, stage: Any, *, optimizer: Any, start: Any,
+    prior: Any, jitter: int, steps: int, seed: int, stop: Any, check_every: int, combine: str,
+    device: Any, compute: Compute, pause: int | None, resume: Metamers | None,
+) -> Request:
+    """Check the arguments of `generate`, without moving or computing anything but the starts.
+
+    Raises:
+        ValueError: as in `generate`.
+    """
+    if min(steps, check_every, pause or 1) < 1:
+        raise ValueError("steps, check_every and pause must be at least 1")
+    references = pixels(images)
+    members = members_of(model_or_models, stage, stop, references)
+    rank, ranks = process_rank()
+    if 1 < len(members) < ranks:
+        raise ValueError(f"{len(members)} models cannot be spread over {ranks} ranks; "
+                         f"start at most {len(members)}")
+    own = members[rank::ranks] if len(members) > 1 else members
+    if len(members) == 1:
+        share = max(1, -(-len(references) // ranks))
+        compute = dataclasses.replace(compute, batch_size=min(compute.batch_size, share))
+    combination = _named(combine, COMBINATIONS, "combination")
+    rule, penalty = optimizer_of(optimizer, jitter), prior_of(prior)
+    starts, chosen = starts_of(start, images, seed)
+    where = torch.device(device or own[0].model.device)
+    recipe = {
+        "models": [member.model.name for member in members],
+        "stages": [member.stage for member in members],
+        "optimizer": rule.name, "optimizer_options": rule.options,
+        "start": chosen.name, "start_options": chosen.options,
+        "prior": penalty.name, "prior_options": penalty.options, "jitter": jitter,
+        "steps": steps, "seed": seed,
+        "stop": [member.criterion.describe() for member in members if member.criterion],
+        "check_every": check_every, "combine": combine, **dataclasses.asdict(compute),
+        "device": str(where), "ranks": ranks,
+        "versions": {"metalib": __version__, "torch": str(torch.__version__)},
+    }
+    if resume is not None:
+        check_resumed(resume, recipe, references, starts)
+    return Request(
+        references, starts, members, own, partial(rule.function, **rule.options), combination,
+        partial(penalty.function, **penalty.options) if penalty.name else None, jitter, steps,
+        seed, check_every, compute, where, device is not None and not compute.sequential, recipe)
+
+
+def members_of(
+    model_or_models: Model | Sequence[Model], stage: str | Sequence[str], stop: Any,
+    references: Tensor,
+) -> list[Member]:
+    """The members that images are made for, each checked with its stage, criterion and images."""
+    several = isinstance(model_or_models, (list, tuple))
+    models: list[Any] = list(model_or_models) if several else [model_or_models]
+    for model in models:
+        if not isinstance(model, Model):
+            raise ValueError(f"a {type(model).__name__} is not a Model: wrap_model(network, ...) "
+                             "makes one of it")
+    stages = [stage] if isinstance(stage, str) else list(stage)
+    stops = [] if stop is None else list(stop) if isinstance(stop, (list, tuple)) else [stop]
+    if not models or len(stages) != len(models) or len(stops) not in (0, len(models)):
+        raise ValueError(f"{len(models)} models need as many stages and nulls, not {len(stages)} "
+                         f"stages and {len(stops)} nulls")
+    members = [Member(number, model, name, criterion) for number, (model, name, criterion)
+               in enumerate(zip(models, stages, stops or [None] * len(models)))]
+    for member in members:
+        member.model.check_stage(member.stage)
+        member.model.check_images(references)
+        if member.criterion is not None:
+            member.criterion.check(member.model, member.stage)
+    return members
+
+
+def optimizer_of(optimizer: Any, jitter: int) -> Choice:
+    """The update rule: a name of `OPTIMIZERS` or a function like those there, with its options."""
+    rule, options = _split(optimizer)
+    if isinstance(rule, str):
+        name, function = rule, _named(rule, OPTIMIZERS, "optimizer")
+    else:
+        name, function = getattr(rule, "__name__", "given"), rule
+    if jitter < 0 or jitter and getattr(function, "func", function) in LINE_SEARCHES:
+        raise ValueError("jitter must be 0 or more pixels, and a line search cannot compare what "
+                         "is seen shifted; with jitter choose another rule, such as "
+                         "optimizer='adam'")
+    return Choice(name, function, _all_options(function, name, options))
+
+
+def prior_of(prior: Any) -> Choice:
+    """The prior: a name of `PRIORS` with its options, or none."""
+    prior, options = _split(prior)
+    if prior is None:
+        return Choice(None, None, {})
+    if prior not in PRIORS:
+        raise ValueError(
+            f"unknown prior {prior!r}; choose one of {', '.join(PRIORS)}, or None")
+    return Choice(prior, PRIORS[prior], _all_options(PRIORS[prior], prior, options))
+
+
+def starts_of(start: Any, images: ImageSet | Tensor, seed: int) -> tuple[Tensor, Choice]:
+    """The starting images, on the device of the references, and how they were chosen.
+
+    The options are as plain as a recipe is.
+    """
+    start, options = _split(start)
+    if isinstance(start, str):
+        function = _named(start, STARTS, "start")
+        options = _all_options(function, start, options)
+        plain = {key: f"{value.name}, SHA-256 {value.sha256}" if isinstance(value, ImageSet)
+                 else value for key, value in options.items()}
+        return start_images(start, images, seed=seed, **options), Choice(start, function, plain)
+    references = pixels(images)
+    if start.shape != references.shape or not (start.min() >= 0 and start.max() <= 1):
+        raise ValueError(f"a given start must have the references' shape "
+                         f"{tuple(references.shape)} and pixels in [0, 1]")
+    return start.to(references), Choice("given", None, options)
+
+
+def check_resumed(
+    resume: Metamers, recipe: Mapping, references: Tensor, starts: Tensor,
+) -> None:
+    """Raise a ValueError unless `resume` comes from the same call."""
+    if resume.starts is None or not resume.recipe:
+        raise ValueError("these metamers were made elsewhere and cannot be resumed")
+    different = [key for key in recipe
+                 if key != "device" and recipe[key] != resume.recipe.get(key)]
+    for name, now, before in (("images", references, resume.references),
+                              ("start", starts, resume.starts)):
+        if now.shape != before.shape or not torch.equal(now.cpu(), before):
+            different.append(name)
+    if different:
+        raise ValueError("a run is resumed with the arguments that it was begun with; "
+                         f"these differ: {', '.join(different)}")
+
+
+def _split(choice: Any) -> tuple[Any, dict]:
+    """A choice and its options, of either form."""
+    paired = isinstance(choice, (tuple, list)) and len(choice) == 2
+    if paired and isinstance(choice[1], Mapping):
+        return choice[0], dict(choice[1])
+    return choice, {}
+
+
+def _named(name: str, choices: Mapping[str, Any], what: str) -> Any:
+    if name not in choices:
+        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(choices)}")
+    return choices[name]
+
+
+def _all_options(function: Callable, name: str | None, options: Mapping) -> dict:
+    """The options that a function takes, those given with their values, the others by default."""
+    parameters = inspect.signature(function).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items()
+                if parameter.kind is parameter.KEYWORD_ONLY}
+    if unknown := set(options) - set(defaults):
+        raise ValueError(f"{name!r} has no option {', '.join(sorted(unknown))}; "
+                         f"its options are {', '.join(defaults) or 'none'}")
+    return defaults | dict(options)
+
+
+# --- Keywords of 0.1, which work until 0.3 ------------------------------------------------------
+
+OLD_OPTIONS = {f"{name}_options": name for name in ("optimizer", "start", "prior")}
+OLD_COMPUTE = {field.name for field in dataclasses.fields(Compute)}
+
+
+def with_old_keywords(function: Callable) -> Callable:
+    """Let `generate` take `optimizer_options`, `precision`, ... as it did in version 0.1."""
+    defaults = {name: parameter.default
+                for name, parameter in inspect.signature(function).parameters.items()}
+
+    @functools.wraps(function)
+    def wrapper(*arguments, **keywords):
+        old = [name for name in keywords if name in OLD_OPTIONS or name in OLD_COMPUTE]
+        if old:
+            warnings.warn(
+                f"{', '.join(old)}: from 0.3 on, options are given with what they belong to, as "
+                "in optimizer=('lbfgs', {'history': 30}) or compute=Compute(batch_size=64)",
+                DeprecationWarning, stacklevel=2)
+        for name, choice in OLD_OPTIONS.items():
+            if options := keywords.pop(name, None):
+                keywords[choice] = keywords.get(choice, defaults[choice]), options
+        if found := {name: keywords.pop(name) for name in old if name in OLD_COMPUTE}:
+            compute = keywords.get("compute", defaults["compute"])
+            keywords["compute"] = dataclasses.replace(compute, **found)
+        return function(*arguments, **keywords)
+
+    return wrapper

@@ -1,0 +1,76 @@
+"""How the losses of several models become one: `COMBINATIONS` names the ways.
+
+Each is a function of the losses (N, B) and the gradients (N, B, 3, H, W) of N models for B images.
+It returns what an update rule is given: a loss (B,) and a gradient (B, 3, H, W). Images are not
+mixed.
+
+The power means are functions of the image, and the gradient that they return is their own.
+*normalised* and *projected* return a direction that is not the gradient of any function: they suit
+first-order rules such as "adam", not the line search of "lbfgs".
+
+To add one, write such a function and name it in `COMBINATIONS`.
+"""
+
+from collections.abc import Callable
+from functools import partial, reduce
+
+import torch
+from torch import Tensor
+
+
+def power_mean(losses: Tensor, gradients: Tensor, *, power: float) -> tuple[Tensor, Tensor]:
+    """The power mean of the losses, and its gradient.
+
+    A `power` of 1 gives the mean, 2 the root mean square, and large powers a smooth maximum: the
+    larger the power, the more the model that matches worst decides (Hardy, Littlewood & Polya
+    1934, Inequalities, 2.2).
+    """
+    # the largest loss is taken out first, so that large powers neither overflow nor vanish
+    largest = losses.amax(0).clamp_min(1e-30)
+    mean = largest * (losses / largest).pow(power).mean(0).pow(1 / power)
+    weights = (losses / mean.clamp_min(1e-30)).pow(power - 1) / len(losses)
+    return mean, (_each(weights, gradients) * gradients).sum(0)
+
+
+def normalised(losses: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean loss, and the mean of the gradients after they are scaled to the same length.
+
+    For each image that length is the mean of the lengths of the models' gradients. So a model with
+    steep gradients does not outvote the others.
+    """
+    lengths = gradients.flatten(2).norm(dim=2)
+    return losses.mean(0), (
+        _each(lengths.mean(0) / lengths.clamp_min(1e-30), gradients) * gradients).mean(0)
+
+
+def projected(losses: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean loss, and the mean of the gradients without what works against other models.
+
+    Where a model's gradient conflicts with another's, its component along that one is removed:
+    PCGrad (Yu et al. 2020, arXiv:2001.06782, algorithm 1), except that the other models are visited
+    in order, beginning with the next; the paper draws their order at random.
+    """
+    flat, count = gradients.flatten(2), len(gradients)
+    squares = flat.square().sum(2, keepdim=True).clamp_min(1e-30)
+    directions = []
+    for k in range(count):
+        direction = flat[k]
+        for other in ((k + step) % count for step in range(1, count)):
+            conflict = (direction * flat[other]).sum(1, keepdim=True).clamp_max(0)
+            direction = direction - conflict / squares[other] * flat[other]
+        directions.append(direction)
+    return losses.mean(0), (reduce(torch.add, directions) / count).view_as(gradients[0])
+
+
+def _each(weights: Tensor, gradients: Tensor) -> Tensor:
+    """Weights (N, B) in a shape that broadcasts with gradients (N, B, 3, H, W)."""
+    return weights.view(*weights.shape, *[1] * (gradients.ndim - 2))
+
+
+COMBINATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "mean": partial(power_mean, power=1),
+    "rms": partial(power_mean, power=2),
+    "worst": partial(power_mean, power=8),
+    "normalised": normalised,
+    "projected": projected,
+}

@@ -1,0 +1,237 @@
+"""What is lowered: how far an image's activations are from those of its reference.
+
+    groups = grouped(members, jitter, compute, device)           # once for a run
+    objective = Objective(groups, references, ...)               # for each batch
+    member_losses, loss, value, gradient = objective(images, rows, step)
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from metalib.generation.compute import Compute, of_all_ranks
+from metalib.generation.graphs import Graphed
+from metalib.generation.stacked import Stacked, alike
+from metalib.generation.starts import image_generator
+from metalib.models import Model
+
+
+class Criterion(Protocol):
+    """What generation asks of a criterion; `metalib.evaluation.criterion` has those there are."""
+
+    def check(self, model: Model, stage: str) -> None:
+        """Raise a ValueError unless the criterion is of that stage of that model."""
+
+    def describe(self) -> dict:
+        """A plain dict for the recipe."""
+        ...
+
+    def toward(self, model: Model, stage: str, references: Tensor) -> Callable[..., Tensor]:
+        """A function of images (b, 3, H, W) and their rows (b,) that says which pass, (b,) bool."""
+        ...
+
+
+class Member(NamedTuple):
+    """One of the models that an image is made for.
+
+    Attributes:
+        number: its place among all members.
+        model, stage: whose activations are matched.
+        criterion: by which it counts as matched, or None.
+    """
+
+    number: int
+    model: Model
+    stage: str
+    criterion: Criterion | None
+
+
+class Evaluation(NamedTuple):
+    """One gradient evaluation of b images for N members.
+
+    Attributes:
+        member_losses: (N, b), the loss of each member by itself.
+        loss: (b,), the losses of all members combined.
+        value: (b,), what the update rule lowers: the loss, or with a prior the root of the sum of
+            the squared loss and the prior.
+        gradient: (b, 3, H, W), of the value.
+    """
+
+    member_losses: Tensor
+    loss: Tensor
+    value: Tensor
+    gradient: Tensor
+
+
+class Objective:
+    """The objective of one batch of images.
+
+    Args:
+        groups: this rank's members, see `grouped`.
+        references: (B, 3, H, W), on the device of the run.
+        count: the number of members of all ranks.
+        combine: a function of `metalib.generation.combinations`; not called for one member.
+        prior: a function of images (b, 3, H, W) that gives a penalty (b,), or None.
+        shifts: (B, T, 2), by how much each image is shifted in each evaluation (see
+            `window_shifts`), or None.
+    """
+
+    def __init__(
+        self, groups: Sequence["Group"], references: Tensor, *, count: int, combine: Callable,
+        prior: Callable | None = None, shifts: Tensor | None = None,
+    ):
+        self.groups, self.count, self.combine, self.prior = groups, count, combine, prior
+        self.size, self.device, self.shifts = len(references), references.device, shifts
+        self.numbers = [member.number for group in groups for member in group.members]
+        self.goals = [group.goal(references) for group in groups]
+
+    def __call__(self, images: Tensor, rows: Tensor, step: int) -> Evaluation:
+        """Evaluate images (b, 3, H, W), whose places in the batch are `rows` (b,)."""
+        losses, gradients = [], []
+        for group, goal in zip(self.groups, self.goals):
+            with group.visited() as device:
+                target = goal if len(rows) == self.size else goal[rows.to(device)]
+                shift = () if self.shifts is None else (self.shifts[rows, step].to(device),)
+                loss, gradient = group.evaluate(images.to(device), target, *shift)
+            losses.append(loss.T.to(self.device))
+            gradients.append(gradient.transpose(0, 1).to(self.device))
+        member_losses = of_all_ranks(torch.cat(losses), self.numbers, self.count)
+        gradient = of_all_ranks(torch.cat(gradients), self.numbers, self.count)
+        if self.count > 1:
+            loss, gradient = self.combine(member_losses, gradient)
+        else:
+            loss, gradient = member_losses[0], gradient[0]
+        if self.prior is None:
+            return Evaluation(member_losses, loss, loss, gradient)
+        return Evaluation(member_losses, loss, *_with_prior(self.prior, images, loss, gradient))
+
+
+class Agreement:
+    """Says which images satisfy every member's criterion.
+
+    Args:
+        groups, references, count: as in `Objective`.
+    """
+
+    def __init__(self, groups: Sequence["Group"], references: Tensor, *, count: int):
+        self.count, self.device = count, references.device
+        self.judged = []
+        for group in groups:
+            with group.visited() as device:
+                self.judged += [
+                    (member, group, member.criterion.toward(
+                        member.model, member.stage, references.to(device)))
+                    for member in group.members if member.criterion is not None]
+
+    def __bool__(self) -> bool:
+        return bool(self.judged)
+
+    def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Which of the images (b, 3, H, W), whose places in the batch are `rows`, pass: (b,)."""
+        passes, numbers = [], []
+        for member, group, passed in self.judged:
+            with group.visited() as device:
+                passes.append(passed(images.to(device), rows.to(device)).to(self.device))
+            numbers.append(member.number)
+        return of_all_ranks(torch.stack(passes).float(), numbers, self.count).bool().all(0)
+
+
+class Group:
+    """Members that are evaluated together: one, or several of one architecture.
+
+    Args:
+        members: more than one only if they are `alike`.
+        jitter: the largest shift, in pixels.
+        compute: how.
+        device: where to bring a model while it is evaluated; None leaves it where it is.
+    """
+
+    def __init__(
+        self, members: Sequence[Member], jitter: int, compute: Compute,
+        device: torch.device | None,
+    ):
+        self.members, self.compute, self.jitter = members, compute, jitter
+        self.model, self.stage = members[0].model, members[0].stage
+        several = len(members) > 1
+        self.network = Stacked([member.model for member in members]) if several else self.model
+        self.visited = functools.partial(self.model.visiting, device)
+        self.evaluate = Graphed(self._evaluate) if compute.cuda_graphs else self._evaluate
+
+    def goal(self, references: Tensor) -> Tensor:
+        """The activations (B, n, D) that the n members are to have, those of the references."""
+        count, each = len(references), len(self.members)
+        with torch.no_grad(), self.visited() as device, self.compute.arithmetic(device):
+            copies = references.to(device).repeat(each, 1, 1, 1)
+            shown = self.compute.filled(self.model.shapes[self.stage], copies)
+            goal = self.network.unchecked_activations(shown, self.stage)[:each * count]
+        return goal.unflatten(0, (each, count)).transpose(0, 1)
+
+    def _evaluate(self, images: Tensor, target: Tensor, shift: Tensor | None = None):
+        """Losses (b, n) and gradients (b, n, 3, H, W) of images (b, 3, H, W).
+
+        `target` is (b, n, D); `shift` is (b, 2), see `_shifted`.
+        """
+        each = len(self.members)
+        with self.compute.arithmetic(images.device):
+            pixels = images.detach() if each == 1 else images.detach().repeat(each, 1, 1, 1)
+            pixels.requires_grad_()
+            shown = pixels
+            if shift is not None:
+                shown = _shifted(pixels, shift.repeat(each, 1), self.jitter)
+            shown = self.compute.filled(self.model.shapes[self.stage], shown)
+            activations = self.network.unchecked_activations(
+                shown, self.stage, self.compute.identity_relu)
+            if len(activations) > len(pixels):  # a slice of all rows would cost a copy going back
+                activations = activations[:len(pixels)]
+            target = target.transpose(0, 1).flatten(0, 1)
+            difference = torch.linalg.vector_norm(activations - target, dim=1)
+            loss = difference / torch.linalg.vector_norm(target, dim=1)
+            gradient, = torch.autograd.grad(loss.sum(), pixels)
+        gradient = gradient.contiguous()  # one layout, so that rules round alike in every batch
+        return (loss.detach().unflatten(0, (each, -1)).T,
+                gradient.unflatten(0, (each, -1)).transpose(0, 1))
+
+
+def grouped(
+    members: Sequence[Member], jitter: int, compute: Compute, device: torch.device | None,
+) -> list[Group]:
+    """Members as groups: each by itself or, with `compute.stacked`, all that are alike together."""
+    kinds = [[k] for k in range(len(members))]
+    if compute.stacked:
+        kinds = alike([(member.model, member.stage) for member in members])
+    return [Group([members[k] for k in kind], jitter, compute, device) for kind in kinds]
+
+
+def window_shifts(references: Tensor, jitter: int, steps: int, seed: int) -> Tensor:
+    """Shifts (B, steps, 2) from 0 to 2 `jitter`, fixed by each image's pixels and the seed."""
+    return torch.stack([
+        torch.randint(2 * jitter + 1, (steps, 2), generator=image_generator(reference, seed))
+        for reference in references])
+
+
+def _with_prior(
+    prior: Callable, images: Tensor, loss: Tensor, gradient: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The root of the sum of the squared loss and the prior (b,), and its gradient."""
+    pixels = images.detach().requires_grad_()
+    penalty = prior(pixels)
+    slope, = torch.autograd.grad(penalty.sum(), pixels)
+    total = (loss.square() + penalty.detach()).sqrt().clamp_min(1e-30)
+    each = (-1, 1, 1, 1)
+    return total, (loss.view(each) * gradient + slope / 2) / total.view(each)
+
+
+def _shifted(images: Tensor, shifts: Tensor, jitter: int) -> Tensor:
+    """Images seen through a window that is shifted over their repeated borders.
+
+    `shifts` (b, 2) are from 0 to 2 `jitter`; `jitter` itself is no shift.
+    """
+    height, width = images.shape[-2:]
+    rows, columns = (shifts[:, k, None] + torch.arange(side, device=images.device) - jitter
+                     for k, side in enumerate((height, width)))
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    rows, columns = rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]
+    return images.movedim(1, -1)[each, rows, columns].movedim(-1, 1)

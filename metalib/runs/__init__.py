@@ -1,0 +1,1 @@
+"""Long runs: recipes, sweeps, notebooks as functions, and the training of the bundled zoo."""

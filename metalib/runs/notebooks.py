@@ -1,0 +1,114 @@
+"""Notebooks as functions of their parameters: checked, executed by papermill, and read back.
+
+    execute("notebooks/04_transfer_study.ipynb", "result.ipynb", {"n_images": 10})
+    numbers = glued(nbformat.read("result.ipynb", as_version=4))   # what it glued, by name
+"""
+
+import ast
+import os
+import re
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+ONE_AT_A_TIME = threading.Lock()  # papermill changes the working directory of the whole process
+KEPT = {"kernelspec", "language_info", "tags", "mystnb"}  # keys of metadata
+
+
+def check_parameters(notebook: str | Path, parameters: Iterable[str]) -> None:
+    """Check that a notebook's parameters cell has these parameters; papermill would only log it.
+
+    Raises:
+        ValueError: parameters that the cell lacks; the message lists those that it has.
+    """
+    import papermill
+    known = papermill.inspect_notebook(str(notebook))
+    if unknown := sorted(set(parameters) - set(known)):
+        raise ValueError(f"{notebook} has no parameter {', '.join(unknown)}; "
+                         f"its parameters are {', '.join(known)}")
+
+
+def execute(
+    notebook: str | Path, output: str | Path, parameters: dict[str, Any], *,
+    progress: bool = False,
+) -> None:
+    """Execute a notebook with some parameters replaced, and save it with its results.
+
+    Args:
+        notebook: path of a notebook with a cell tagged `parameters`.
+        output: path of the executed notebook, in a folder that exists.
+        parameters: a dict of plain values.
+        progress: show papermill's bar over the cells.
+
+    Raises:
+        ValueError: parameters that the notebook does not have. Nothing is executed then.
+        papermill.PapermillExecutionError: a cell failed; `output` shows where.
+    """
+    import papermill
+    from traitlets.config import Config
+    check_parameters(notebook, parameters)
+    # with sockets that are files, kernels do not race for ports
+    sockets = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})
+    with ONE_AT_A_TIME:
+        papermill.execute_notebook(
+            str(notebook), str(output), parameters, progress_bar=progress, config=sockets,
+            request_save_on_cell_execute=False, autosave_cell_every=0)
+
+
+def code_of(notebook: str | Path) -> list[str]:
+    """The source of a notebook's code cells, without outputs."""
+    import nbformat
+    return [cell.source for cell in nbformat.read(notebook, as_version=4).cells
+            if cell.cell_type == "code"]
+
+
+def glued(executed: "NotebookNode") -> dict[str, Any]:
+    """The values that an executed notebook glued, by name.
+
+    Python literals, such as numbers, come back as such; anything else as its text.
+    """
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])
+               if "scrapbook" in output.get("metadata", {})]
+    found = [(output.metadata["scrapbook"], output.data) for output in outputs]
+    return {about["name"]: _value(data.get(about["mime_prefix"] + "text/plain", ""))
+            for about, data in found}
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def cleaned(executed: "NotebookNode") -> "NotebookNode":
+    """Remove from an executed notebook, in place, what differs from run to run.
+
+    That is times, papermill's notes, warnings, and paths of this machine.
+    """
+    from nbconvert.preprocessors import ClearMetadataPreprocessor
+    clear = ClearMetadataPreprocessor(
+        preserve_nb_metadata_mask=KEPT, preserve_cell_metadata_mask=KEPT)
+    executed, _ = clear.preprocess(executed, {})
+    for cell in executed.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [_without_paths(output) for output in cell.outputs
+                            if output.get("name") != "stderr"]
+        else:  # `preprocess` clears code cells only
+            cell.metadata = dict(clear.nested_filter(cell.metadata.items(), KEPT))
+    return executed
+
+
+def _without_paths(output: "NotebookNode") -> "NotebookNode":
+    paths = re.compile("|".join(
+        re.escape(f"{path}{os.sep}") for path in (Path.cwd(), Path.home())))
+    if "text" in output:
+        output.text = paths.sub("", output.text)
+    for kind, text in output.get("data", {}).items():
+        if isinstance(text, str) and kind.startswith("text/"):
+            output.data[kind] = paths.sub("", text)
+    return output

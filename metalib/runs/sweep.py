@@ -1,0 +1,444 @@
+"""A grid of parameters over a function or a notebook, computed on Dask.
+
+    python -m metalib.sweep study.yml study              # on this machine, on its cores or GPUs
+    python -m metalib.sweep study.yml study --scheduler tcp://host:8786    # on any Dask cluster
+    python -m metalib.sweep study.yml study --collect    # computes nothing, collects what is stored
+
+The command prints the address of Dask's dashboard. The study is a YAML file::
+
+    task: metalib.tasks:generation   # module:function of plain values, or the path of a notebook
+    grid:                            # every combination is a cell
+      model: [zoo/vgg-standard-0, zoo/vgg-robust-0]
+      stage: [group1, group3]
+      seed: [0, 1, 2]
+    parameters: {n_images: 10}       # the same for every cell
+
+The grid may also be a list of cells: [{model: ..., seed: 0}, ...].
+
+A function returns a row (a dict), rows (a list of dicts) or a pandas.DataFrame; a notebook's row
+is the values that it glued. The worker that computes a cell stores it in the folder `study`, which
+all workers and this process must see under the same path. A cell is named by a hash of the task's
+code, its parameters, the code and weights of `metalib`, and the weights of other models that the
+parameters name; image sets count by their name only.
+
+The same command, given again, computes what is not stored yet: after Ctrl-C, after a crash, or
+with a larger grid. A cell whose worker dies is tried again; a cell that fails does not stop the
+others. The folder then holds:
+
+    study/table.parquet       # parameters and rows of all cells, for metalib.store.load_table;
+                              # provenance in its attrs
+    study/cells/*.parquet     # the cells
+    study/notebooks/*.ipynb   # executed notebooks
+    study/failed/             # cells that failed: the traceback and, of a notebook, how far it got
+
+With several GPUs, each worker sees one. The task must be told to use it, as with `device: cuda`.
+"""
+
+import argparse
+import contextlib
+import functools
+import hashlib
+import importlib
+import inspect
+import itertools
+import json
+import logging
+import os
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import pandas as pd
+import torch
+import yaml
+
+from metalib.models.registry import missing_files, source_of
+from metalib.progress import bar
+from metalib.runs import notebooks
+from metalib.store import TableFile, address_of, code_hash, provenance, save_table
+
+LOGGER = logging.getLogger(__name__)
+
+Task = Callable[..., Any] | str | Path
+Grid = dict[str, Any] | list[dict[str, Any]]
+Cell = tuple[TableFile, dict[str, Any]]  # its file and its parameters
+
+
+def sweep(
+    task: Task, grid: Grid, *, directory: str | Path, parameters: dict[str, Any] | None = None,
+    scheduler: str | None = None, workers: int | None = None, threads: int | None = None,
+    retries: int = 3, progress: bool | None = None,
+) -> pd.DataFrame:
+    """Compute the cells of a grid that are not stored yet, and collect all cells into a table.
+
+    Args:
+        task: a function, "module:function", or the path of a notebook with a parameters cell.
+        grid: a dict from each parameter to a list of its values, whose combinations are the cells;
+            or a list of cells, each a dict.
+        directory: where cells are stored and found, see the module's docstring.
+        parameters: a dict of values that are the same for every cell.
+        scheduler: address of a running Dask scheduler, such as "tcp://host:8786". None starts
+            workers on this machine.
+        workers: number of processes on this machine. None starts one per GPU or, without GPUs, one
+            per core.
+        threads: number of threads for each worker's arithmetic. None shares the cores among the
+            workers.
+        retries: how often a cell is tried again after its worker died. A running scheduler follows
+            its own configuration instead.
+        progress: whether to show a bar. None shows one where somebody is watching.
+
+    Returns:
+        pandas.DataFrame, see `collect`; `attrs["failed"]` lists the cells that failed.
+
+    Raises:
+        ValueError: a task that cannot be found, a malformed grid, a parameter that the task does
+            not have, values that are not plain, or a named model whose weights are missing.
+        ImportError: Dask is not installed.
+        ConnectionError: the scheduler cannot be reached or was lost. Finished cells are stored.
+        FileNotFoundError: workers do not store where this process looks.
+        KeyboardInterrupt: Ctrl-C. Finished cells are stored.
+
+    Warns:
+        RuntimeWarning: cells that failed; damaged files in `directory`, which are computed anew.
+
+    Example:
+        >>> table = sweep("metalib.tasks:generation", {"stage": ["group1", "group3"]},
+        ...               directory="study", parameters={"model": "zoo/vgg-standard-0",
+        ...                                              "n_images": 2})       # doctest: +SKIP
+    """
+    directory = Path(directory).resolve()
+    task = Path(task).resolve() if _is_notebook(task) else task
+    cells = _cells(task, grid, directory, parameters)
+    pending = {file.address: (file, values) for file, values in cells if not file.there()}
+    failed = {}
+    with bar(len(cells), "sweep", progress) as progress_bar:
+        progress_bar.update(len(cells) - len(pending))
+        if pending:
+            with _client(scheduler, workers, threads, retries) as client:
+                _announce(progress_bar, client, len(cells), len(pending))
+                for address, error in _results(client, task, pending):
+                    if error:
+                        failed[address] = error
+                    progress_bar.update()
+    table = collect(task, grid, directory=directory, parameters=parameters)
+    if table.attrs["provenance"]["missing"] > len(failed):
+        raise FileNotFoundError(
+            f"cells were computed, but this process does not see them in {directory}: give a "
+            "folder that it shares with the workers, under the same path")
+    table.attrs["failed"] = [{"parameters": pending[address][1], **error}
+                             for address, error in failed.items()]
+    if failed:
+        warnings.warn(
+            f"{len(failed)} of {len(cells)} cells failed, the first: {table.attrs['failed'][0]}",
+            RuntimeWarning, stacklevel=2)
+    return table
+
+
+def collect(
+    task: Task, grid: Grid, *, directory: str | Path, parameters: dict[str, Any] | None = None,
+) -> pd.DataFrame:
+    """One tidy table of the stored cells of a sweep, in the order of the grid.
+
+    The arguments are those of `sweep`. The table is also saved, as "table.parquet" in `directory`.
+
+    Returns:
+        pandas.DataFrame: the parameters of the grid (lists and dicts as JSON; left out where the
+        rows have a column of that name), the columns of the rows, and `cell`, the address.
+        `attrs["provenance"]` holds the task, its parameters, the number of cells and of missing
+        ones, the hashes of weights, the first and last date, and the versions, code hashes and
+        hardware of all cells.
+    """
+    cells = _cells(task, grid, directory, parameters)
+    stored = [(file, values) for file, values in cells if file.there()]
+    parts = []
+    for file, values in stored:
+        rows = file.read()
+        varied = {name: values[name] for name in values if name not in (parameters or {})}
+        plain = {name: json.dumps(value) if isinstance(value, (list, dict)) else value
+                 for name, value in varied.items()}
+        front = pd.DataFrame({name: [value] * len(rows) for name, value in plain.items()
+                              if name not in rows}, index=rows.index)
+        parts.append(pd.concat([front, rows], axis=1).assign(cell=file.address))
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    made = [file.about["provenance"] for file, _ in stored]
+    about = {
+        "task": _name(task), "parameters": parameters or {}, "cells": len(cells),
+        "missing": len(cells) - len(stored),
+        "weights": {name: value for file, _ in cells
+                    for name, value in file.about["weights"].items()},
+        "dates": [f([cell["date"] for cell in made]) for f in (min, max)] if made else [],
+        **{f"cells_{key}": _distinct(cell[key] for cell in made)
+           for key in ("versions", "code", "hardware")}}
+    save_table(table, Path(directory) / "table.parquet", **about)
+    table.attrs["provenance"] = provenance(**about)
+    return table
+
+
+# --- Cells and their addresses ------------------------------------------------------------------
+
+def _cells(
+    task: Task, grid: Grid, directory: str | Path, parameters: dict[str, Any] | None,
+) -> list[Cell]:
+    """The cells of the grid."""
+    if isinstance(grid, dict):
+        if wrong := [name for name, values in grid.items()
+                     if not isinstance(values, (list, tuple)) or not values]:
+            raise ValueError(f"the grid needs a list of values for {', '.join(wrong)}")
+        grid = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    if not grid or not all(isinstance(cell, dict) for cell in grid):
+        raise ValueError("a grid is a dict of lists, or a list of dicts, with at least one cell")
+    folder, source = Path(directory) / "cells", _source(task)
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = {}
+    for values in ({**(parameters or {}), **cell} for cell in grid):
+        weights = {name: hashed for name in sorted(_texts(values))
+                   if (hashed := _weights_hash(name))}
+        try:
+            address = address_of(source, json.loads(json.dumps(values)), code_hash(), weights)
+        except TypeError as error:
+            raise ValueError(
+                f"parameters have to be plain values, as in YAML: {values} ({error})") from error
+        cells[address] = TableFile(folder, address, {
+            "task": _name(task), "parameters": values, "weights": weights}), values
+    for values in {frozenset(values): values for _, values in cells.values()}.values():
+        _check(task, values)
+    return list(cells.values())
+
+
+def _is_notebook(task: Task) -> TypeGuard[str | Path]:
+    return isinstance(task, (str, Path)) and str(task).endswith(".ipynb")
+
+
+def _function(task: Task) -> Callable[..., Any]:
+    """The function that a task is, imported where it is given by name."""
+    if callable(task):
+        return task
+    module, _, name = str(task).partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"there is no task {task!r} ({error}); give module:function, "
+                         "or the path of a notebook") from error
+
+
+def _name(task: Task) -> str:
+    return (Path(task).name if _is_notebook(task) else str(task) if not callable(task)
+            else f"{task.__module__}:{task.__qualname__}")
+
+
+def _source(task: Task) -> str:
+    """Hash of a task's code.
+
+    That is the code cells of a notebook, the module of a function, or the function's own text.
+    """
+    if _is_notebook(task):
+        return address_of(notebooks.code_of(task))
+    function = _function(task)
+    path = getattr(inspect.getmodule(function), "__file__", None)
+    return address_of(function.__qualname__,
+                      Path(path).read_text() if path else inspect.getsource(function))
+
+
+def _check(task: Task, values: dict[str, Any]) -> None:
+    """Raise a ValueError unless the task takes these parameters."""
+    if _is_notebook(task):
+        return notebooks.check_parameters(task, values)
+    signature = inspect.signature(_function(task))
+    try:
+        signature.bind(**values)
+    except TypeError as error:
+        raise ValueError(f"{_name(task)}: {error}; "
+                         f"its parameters are {', '.join(signature.parameters)}") from error
+
+
+def _texts(value: Any) -> set[str]:
+    """All strings in plain values, including the keys of dicts."""
+    if isinstance(value, str):
+        return {value}
+    inner = ([*value, *value.values()] if isinstance(value, dict)
+             else value if isinstance(value, (list, tuple)) else [])
+    return {text for part in inner for text in _texts(part)}
+
+
+@functools.cache
+def _weights_hash(name: str) -> str | None:
+    """SHA-256 of the files of a model, or None for a string that names no model."""
+    found = source_of(name)
+    if found is None:
+        return None
+    source, rest = found
+    if missing := missing_files(source, rest):
+        raise ValueError(
+            f"the weights of {name} are not on this machine ({missing[0].name}): call "
+            f"metalib.load_model({name!r}) once, so that their hash is known and workers do not "
+            "all download them")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in source.files(rest))).hexdigest()
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return list({json.dumps(value): value for value in values}.values())
+
+
+# --- Computing ----------------------------------------------------------------------------------
+
+def compute(task: Task, values: dict[str, Any], file: TableFile) -> dict[str, str] | None:
+    """Compute a cell on a worker and store it, unless it is stored already.
+
+    Returns:
+        None, or a dict that says what went wrong (`error`) and where to read more (`see`).
+    """
+    if file.there():
+        return None
+    failed = file.path.parents[1] / "failed" / file.address
+    failed.parent.mkdir(exist_ok=True)
+    try:
+        began = time.perf_counter()
+        rows = (_notebook_row(task, values, file) if _is_notebook(task)
+                else _function(task)(**values))
+        rows = (rows if isinstance(rows, pd.DataFrame)
+                else pd.DataFrame([rows] if isinstance(rows, dict) else rows))
+        file.write(rows, provenance=provenance(seconds=time.perf_counter() - began))
+    except (Exception, SystemExit) as error:  # whatever the task raises, only this cell fails
+        failed.with_suffix(".txt").write_text(traceback.format_exc())
+        notebook = failed.with_suffix(".ipynb")
+        last = (str(error).strip().splitlines() or [""])[-1]
+        return {"error": f"{type(error).__name__}: {last}",
+                "see": str(notebook if notebook.is_file() else failed.with_suffix(".txt"))}
+    failed.with_suffix(".txt").unlink(missing_ok=True)
+    return None
+
+
+def _notebook_row(task: str | Path, values: dict[str, Any], file: TableFile) -> dict[str, Any]:
+    import nbformat
+    folder = file.path.parents[1] / "notebooks"
+    unfinished = file.path.parents[1] / "failed" / f"{file.address}.ipynb"
+    folder.mkdir(exist_ok=True)
+    notebooks.execute(task, unfinished, values)
+    os.replace(unfinished, folder / unfinished.name)
+    return notebooks.glued(nbformat.read(folder / unfinished.name, as_version=4))
+
+
+@contextlib.contextmanager
+def _client(
+    scheduler: str | None, workers: int | None, threads: int | None, retries: int,
+) -> Iterator[Any]:
+    """A Dask client of a running scheduler, or of workers on this machine that end with it."""
+    try:
+        import dask.config
+        import dask.system
+        from distributed import Client, Nanny, Scheduler, SpecCluster
+    except ImportError as error:
+        raise ImportError("sweeps run on Dask: pip install 'metalib[cluster]'") from error
+    if scheduler:
+        try:
+            client = Client(scheduler)
+        except OSError as error:
+            raise ConnectionError(f"no Dask scheduler answers at {scheduler}") from error
+        with client:
+            yield client
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = (visible.split(",") if visible
+            else [str(number) for number in range(torch.cuda.device_count())])
+    workers = workers or len(gpus) or dask.system.CPU_COUNT
+    threads_each = str(threads or max(1, dask.system.CPU_COUNT // workers))
+    environment = {f"{name}_NUM_THREADS": threads_each for name in ("OMP", "MKL", "OPENBLAS")}
+    quiet: Any = logging.ERROR  # where distributed declares a bool
+    options = {"nthreads": 1, "host": "127.0.0.1", "memory_limit": None, "silence_logs": quiet}
+    devices = [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+               for number in range(workers)]
+    local = {number: {"cls": Nanny, "options": {**options, "env": device}}
+             for number, device in enumerate(devices)}
+    head = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": True,
+                                          "dashboard_address": "127.0.0.1:0"}}
+    with dask.config.set({"distributed.scheduler.allowed-failures": retries,
+                          "distributed.scheduler.worker-ttl": None,
+                          "distributed.nanny.pre-spawn-environ": environment}), \
+            SpecCluster(workers=local, scheduler=head, silence_logs=quiet) as cluster, \
+            Client(cluster) as client:
+        yield client
+
+
+def _results(
+    client: Any, task: Task, pending: dict[str, Cell],
+) -> Iterator[tuple[str, dict[str, str] | None]]:
+    """Yield the address of each cell when it is done, with None or what went wrong."""
+    from distributed import CancelledError, as_completed
+    futures = [client.submit(compute, task, values, file, key=address, pure=False)
+               for address, (file, values) in pending.items()]
+    try:
+        for future in as_completed(futures):
+            error = future.exception()
+            yield future.key, {"error": f"its worker died: {error}",
+                               "see": "the log of the workers"} if error else future.result()
+            future.release()
+    except (OSError, CancelledError) as error:
+        raise ConnectionError(
+            f"the scheduler was lost ({type(error).__name__}); finished cells are stored, and the "
+            "same sweep, started again, goes on") from error
+    finally:
+        if client.status == "running":
+            client.cancel(futures, force=True)
+
+
+def _announce(progress_bar: Any, client: Any, cells: int, pending: int) -> None:
+    say = LOGGER.info if progress_bar.disable else progress_bar.write
+    say(f"{cells} cells, {pending} to compute; dashboard: {client.dashboard_link}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line, see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m metalib.sweep", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="a YAML file")
+    parser.add_argument("directory", type=Path, help="where cells are stored and found")
+    parser.add_argument("--scheduler", help="address of a running Dask scheduler")
+    parser.add_argument("--workers", type=int,
+                        help="processes on this machine, default one per GPU or else per core")
+    parser.add_argument("--threads", type=int,
+                        help="threads of each process, default the cores shared among them")
+    parser.add_argument("--retries", type=int, default=3,
+                        help="how often a cell whose worker died is tried again, default 3")
+    parser.add_argument("--collect", action="store_true",
+                        help="compute nothing, collect what is stored")
+    options = parser.parse_args(arguments)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.addHandler(logging.StreamHandler())
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
+    try:
+        study = yaml.safe_load(options.study.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SystemExit(f"cannot read the study {options.study}: {error}") from error
+    if (not isinstance(study, dict)
+            or not {"task", "grid"} <= set(study) <= {"task", "grid", "parameters"}):
+        raise SystemExit(f"the study {options.study} must have the keys task and grid, "
+                         "and may have parameters; see --help")
+    try:
+        if options.collect:
+            table = collect(**study, directory=options.directory)
+        else:
+            table = sweep(**study, directory=options.directory, scheduler=options.scheduler,
+                          workers=options.workers, threads=options.threads,
+                          retries=options.retries)
+    except (ValueError, ImportError, ConnectionError) as error:
+        raise SystemExit(f"{error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(f"interrupted; finished cells are stored in {options.directory}, "
+                         "and the same command goes on") from None
+    about, failed = table.attrs["provenance"], table.attrs.get("failed", [])
+    for cell in failed:
+        print("failed: {parameters}: {error}; see {see}".format(**cell))
+    print(f"{about['cells'] - about['missing']} of {about['cells']} cells, {len(table)} rows:",
+          options.directory / "table.parquet")
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    # from here and not from __main__, so that workers find what they are sent
+    from metalib.runs.sweep import main
+
+    main()

@@ -1,0 +1,386 @@
+"""Train the models of the bundled zoo, measure them, and write their files.
+
+    python -m metalib.runs.train_zoo --all --data cifar10    # torchvision's CIFAR-10
+    python -m metalib.runs.train_zoo resnet-robust-0 --data folder:PATH
+
+PATH/train and PATH/test hold class folders. The files of a model are its weights, its card and its
+null distributions (see `metalib.models.zoo`).
+
+Every epoch is saved in --work: a run that was stopped resumes from there and ends with the same
+weights. On two CPU cores that compute in bfloat16, a standard model takes about 20 minutes and a
+robust one about 30. Two trainings side by side, each with OMP_NUM_THREADS=1, are faster than one
+after the other. Older processors train in float32 and take several times as long.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from metalib.data import ImageSet, load_images, stratified
+from metalib.evaluation.nulls import null_distribution
+from metalib.models import zoo
+from metalib.models.model import Model
+from metalib.models.registry import load_model
+from metalib.models.zoo.architectures import ARCHITECTURES
+from metalib.store import written_whole
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all models of one training share.
+
+    Attributes:
+        epochs, batch_size: of the training images.
+        decay: factor on the optimiser's weight decay.
+        shift: largest shift of the random crops, in pixels; images are continued by reflection.
+        epsilon: L2 radius of the perturbation, in units of pixels in [0, 1]; 0 trains on plain
+            images.
+        start: length of the random part of the perturbation, in units of epsilon.
+        attack_steps: number of steps that follow, each of 2 epsilon up the loss, projected onto
+            the ball.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    decay: float = 1.0
+    shift: int = 3
+    epsilon: float = 0.0
+    start: float = 0.0
+    attack_steps: int = 0
+
+
+TRAININGS: dict[str, Training] = {
+    "standard": Training(epochs=20),
+    "robust": Training(epochs=16, decay=0.4, epsilon=0.5, start=0.5, attack_steps=1),
+    # The control of Feather et al. 2023: perturbations as long as the robust ones, but random.
+    # No network of this training is bundled yet.
+    "noise": Training(epochs=16, decay=0.4, epsilon=0.5, start=1.0),
+}
+
+
+def sgd(parameters: Iterable[Tensor], decay: float) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with Nesterov momentum, for convolutional networks."""
+    return torch.optim.SGD(
+        parameters, lr=0.15, momentum=0.9, weight_decay=5e-4 * decay, nesterov=True)
+
+
+def adamw(parameters: Iterable[Tensor], decay: float) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay, for transformers.
+
+    Loshchilov & Hutter 2019, arXiv:1711.05101.
+    """
+    return torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05 * decay)
+
+
+OPTIMIZERS: dict[str, Callable[[Iterable[Tensor], float], torch.optim.Optimizer]] = {
+    "resnet": sgd, "vgg": sgd, "convnext": sgd, "cct": adamw}
+
+
+def recipe(architecture: str, training: str) -> dict[str, Any]:
+    """All settings of a training and its optimiser, a plain dict for the card."""
+    optimizer = OPTIMIZERS[architecture]([torch.zeros(1)], TRAININGS[training].decay)
+    settings = {key: optimizer.defaults[key]
+                for key in ("lr", "momentum", "nesterov", "betas", "weight_decay")
+                if key in optimizer.defaults}
+    return asdict(TRAININGS[training]) | {"optimizer": type(optimizer).__name__} | settings
+
+
+ZOO: tuple[str, ...] = tuple(  # what is bundled, and what --all trains, in this order
+    f"{architecture}-{training}-{seed}"
+    for training, seed in (("standard", 0), ("robust", 0), ("standard", 1), ("robust", 1))
+    for architecture in ARCHITECTURES)
+
+# of `l2_attack`, for the robust accuracy in the cards
+PGD20: dict[str, Any] = {"steps": 20, "step_size": 2.5 * 0.5 / 20, "start": 1.0}
+
+
+def l2_attack(
+    classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, epsilon: float,
+    steps: int, step_size: float, start: float = 1.0, generator: torch.Generator | None = None,
+) -> Tensor:
+    """Projected gradient ascent on the cross-entropy inside an L2 ball and the box [0, 1].
+
+    Madry et al. 2018, arXiv:1706.06083.
+
+    Args:
+        classify: function from images (B, 3, H, W) to logits (B, K).
+        images, labels: (B, 3, H, W) in [0, 1] and (B,).
+        epsilon: radius of the ball around each image, in units of pixels in [0, 1].
+        steps, step_size: number of steps, and their length in the same units.
+        start: fraction of the radius at which the attack starts, in a random direction.
+        generator: torch.Generator of the random start.
+
+    Returns:
+        (B, 3, H, W), adversarial images.
+    """
+    def of_length(x: Tensor, length: float) -> Tensor:
+        return x * (length / x.flatten(1).norm(dim=1).clamp_min(1e-12)).view(-1, 1, 1, 1)
+
+    delta = of_length(
+        torch.randn(images.shape, generator=generator).to(images.device), start * epsilon)
+    for _ in range(steps):
+        delta = ((images + delta).clamp(0, 1) - images).requires_grad_()
+        gradient, = torch.autograd.grad(
+            F.cross_entropy(classify(images + delta), labels, reduction="sum"), delta)
+        delta = delta.detach() + of_length(gradient, step_size)
+        delta = delta * (
+            epsilon / delta.flatten(1).norm(dim=1).clamp_min(epsilon)).view(-1, 1, 1, 1)
+    return (images + delta).clamp(0, 1)
+
+
+def arithmetic(device: str) -> str:
+    """The precision of a training on a device: "bfloat16" or "float32".
+
+    A CPU without AVX-512 only emulates bfloat16, which is far slower than float32.
+    """
+    emulated = (device == "cpu"
+                and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"))
+    return "float32" if emulated else "bfloat16"
+
+
+def augment(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
+    """Mirror images at random, and crop them at random shifts after continuing them by reflection.
+
+    Args:
+        images: (B, 3, H, W).
+        shift: largest shift in either direction, in pixels.
+        generator: torch.Generator of the random choices.
+
+    Returns:
+        (B, 3, H, W).
+    """
+    count, _, height, width = images.shape
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    padded = F.pad(
+        torch.where(mirrored.view(-1, 1, 1, 1).to(images.device), images.flip(-1), images),
+        (shift,) * 4, "reflect")
+    corners = torch.randint(
+        0, 2 * shift + 1, (2, count, 1), generator=generator).to(images.device)
+    rows = corners[0] + torch.arange(height, device=images.device)
+    columns = corners[1] + torch.arange(width, device=images.device)
+    image = torch.arange(count, device=images.device).view(-1, 1, 1)
+    return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2)
+
+
+def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Module:
+    """Train a model on an ImageSet, resuming from the folder `work`.
+
+    Args:
+        name: <architecture>-<training>-<seed>, such as "vgg-robust-0".
+        images: the training images, with labels.
+        work: folder of the checkpoint, which is saved after every epoch.
+        device: where to train.
+
+    Returns:
+        The network, in float32 on the CPU.
+    """
+    architecture, training, seed = name.rsplit("-", 2)
+    settings, seed = TRAININGS[training], int(seed)
+    torch.manual_seed(seed)
+    network = ARCHITECTURES[architecture]().to(device).to(memory_format=torch.channels_last)
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1)
+                 for values in (zoo.MEAN, zoo.STD))
+    optimizer = OPTIMIZERS[architecture](network.parameters(), settings.decay)
+    per_epoch = len(images) // settings.batch_size
+    schedule = torch.optim.lr_scheduler.OneCycleLR(  # rises for a fifth of the steps, then falls
+        optimizer, optimizer.defaults["lr"], total_steps=settings.epochs * per_epoch,
+        pct_start=0.2, anneal_strategy="linear", cycle_momentum=False)
+    checkpoint = Path(work) / f"{name}.pt"
+    done = 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        done = saved["epoch"]
+
+    def classify(batch: Tensor) -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=arithmetic(device) == "bfloat16"):
+            return network(((batch - mean) / std).contiguous(
+                memory_format=torch.channels_last)).float()
+
+    for epoch in range(done, settings.epochs):
+        generator = torch.Generator().manual_seed(1000 * seed + epoch)
+        order = torch.randperm(len(images), generator=generator)[
+            :per_epoch * settings.batch_size].view(per_epoch, -1)
+        total = correct = 0
+        for chosen in (bar := tqdm(order, f"{name} epoch {epoch + 1}/{settings.epochs}",
+                                   mininterval=5, disable=None)):
+            batch, labels = (
+                augment(images.images[chosen].to(device), settings.shift, generator),
+                images.labels[chosen].to(device))
+            if settings.epsilon:
+                network.eval().requires_grad_(False)
+                batch = l2_attack(
+                    classify, batch, labels, epsilon=settings.epsilon,
+                    steps=settings.attack_steps, step_size=2 * settings.epsilon,
+                    start=settings.start, generator=generator)
+                network.train().requires_grad_(True)
+            logits = classify(batch)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, labels).backward()
+            optimizer.step()
+            schedule.step()
+            correct += (logits.detach().argmax(1) == labels).sum()
+            total += len(labels)
+        bar.write(f"{name} epoch {epoch + 1}/{settings.epochs}: "
+                  f"training accuracy {int(correct) / total:.3f}")
+        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(),
+                 "schedule": schedule.state_dict(), "epoch": epoch + 1}
+        save_atomically(checkpoint, lambda path, state=state: torch.save(state, path))
+    return network.float().cpu()
+
+
+def save_atomically(path: Path, save: Callable[[Path], Any]) -> None:
+    """Call `save` with the path of a temporary file, which then takes the place of `path`.
+
+    So the file is complete or not there (see `metalib.store.written_whole`).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+        save(Path(temporary))
+
+
+def accuracy(
+    model: Model, images: ImageSet, epsilon: float | None = None, batch_size: int = 100,
+) -> float:
+    """Share of an ImageSet that a model classifies correctly.
+
+    With `epsilon`, an image counts only if it is classified correctly after PGD-20 in that L2
+    radius, too.
+    """
+    generator = torch.Generator().manual_seed(0)
+    correct = 0
+    for batch, labels in zip(images.images.split(batch_size), images.labels.split(batch_size)):
+        batch, labels = batch.to(model.device), labels.to(model.device)
+        with torch.no_grad():
+            right = model(batch).argmax(1) == labels
+        if epsilon and right.any():  # only what is classified correctly needs an attack
+            batch, labels = batch[right], labels[right]
+            attacked = l2_attack(
+                model, batch, labels, epsilon=epsilon, generator=generator, **PGD20)
+            with torch.no_grad():
+                right = model(attacked).argmax(1) == labels
+        correct += right.sum().item()
+    return correct / len(images)
+
+
+def cross_check(model: Model, images: ImageSet) -> dict[str, Any]:
+    """Robust accuracy by foolbox's PGD with the same budget, next to ours: an entry of the card."""
+    import foolbox
+    from foolbox.models.pytorch import PyTorchModel
+    attack = foolbox.attacks.L2PGD(steps=PGD20["steps"], abs_stepsize=PGD20["step_size"])
+    torch.manual_seed(0)
+    misled = [attack(PyTorchModel(model, bounds=(0, 1), device=model.device),
+                     batch.to(model.device), labels.to(model.device),
+                     epsilons=0.5)[2].sum().item()
+              for batch, labels in zip(images.images.split(500), images.labels.split(500))]
+    return {"attack": f"L2PGD of foolbox {foolbox.__version__}", "images": len(images),
+            "value": (len(images) - sum(misled)) / len(images),
+            "ours": accuracy(model, images, epsilon=0.5)}
+
+
+def publish(
+    name: str, network: nn.Module, train_images: ImageSet, test_images: ImageSet, data: str,
+    device: str,
+) -> None:
+    """Write weights, card and null distributions of a trained network.
+
+    Everything is measured on the stored, half-precision weights.
+
+    Args:
+        name: as in `train`.
+        network: from `train`.
+        train_images, test_images: the images that it was trained on, and those to measure it on.
+        data: what the card says about this copy of the data.
+        device: where to measure; for the card, also where it was trained.
+    """
+    architecture, training, seed = name.rsplit("-", 2)
+    weights, card_path = zoo.FOLDER / f"{name}.safetensors", zoo.FOLDER / f"{name}.json"
+    tensors = {key: value.half().contiguous() if value.is_floating_point() else value
+               for key, value in network.state_dict().items()}
+    save_atomically(weights, lambda path: save_file(tensors, path))
+    card = {
+        "name": f"zoo/{name}", "architecture": architecture, "training": training,
+        "seed": int(seed),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "recipe": recipe(architecture, training),
+        "precision": arithmetic(device),
+        "data": {"copy": data, "train": f"{len(train_images)} images of {train_images.name}",
+                 "train_sha256": train_images.sha256,
+                 "test": f"{len(test_images)} images of {test_images.name}",
+                 "test_sha256": test_images.sha256},
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+    write_card = lambda path: path.write_text(json.dumps(card, indent=2) + "\n")  # noqa: E731
+    save_atomically(card_path, write_card)
+    model = load_model(f"zoo/{name}", device=device)
+    card["test_accuracy"] = accuracy(model, test_images)
+    card["robust_accuracy"] = {"value": accuracy(model, test_images, epsilon=0.5),
+                               "attack": "PGD-20, L2", "epsilon": 0.5, **PGD20}
+    if importlib.util.find_spec("foolbox"):
+        some = test_images[stratified(test_images.labels, min(1000, len(test_images)))]
+        card["robust_accuracy"]["cross_check"] = cross_check(model, some)
+    save_atomically(card_path, write_card)
+
+    distributions = [null_distribution(model, stage, test_images).thinned()
+                     for stage in model.stages]
+    tensors = {f"{null.about['stage']}/{metric}": torch.from_numpy(values)
+               for null in distributions for metric, values in null.values.items()}
+    first = distributions[0]
+    about = {"weights_sha256": card["sha256"], "pairs": str(first.pairs),
+             "images": first.about["images"], "seed": str(first.about["seed"])}
+    save_atomically(zoo.null_file(name), lambda path: save_file(
+        tensors | {"order": torch.from_numpy(first.order)}, path, about))
+    print(f"{name}: {100 * card['test_accuracy']:.2f} % correct, "
+          f"{100 * card['robust_accuracy']['value']:.2f} % under attack")
+
+
+def main() -> None:
+    """The command line, see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help="<architecture>-<training>-<seed>, such as vgg-robust-0")
+    parser.add_argument("--all", action="store_true",
+                        help=f"train what is missing of {', '.join(ZOO)}")
+    parser.add_argument("--data", default="cifar10",
+                        help="cifar10, or folder:PATH with the folders train and test")
+    parser.add_argument("--copy", help="what the cards say about this copy of the data")
+    parser.add_argument("--work", type=Path, default=Path(".cache/zoo"),
+                        help="where checkpoints of trainings are kept")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    names = arguments.names or [name for name in ZOO
+                                if arguments.all and not zoo.null_file(name).is_file()]
+    for name in names:
+        parts = name.rsplit("-", 2)
+        if (len(parts) < 3 or parts[0] not in ARCHITECTURES or parts[1] not in TRAININGS
+                or not parts[2].isdigit()):
+            parser.error(f"{name!r} is not <architecture>-<training>-<seed> with an architecture "
+                         f"of {', '.join(ARCHITECTURES)} and a training of {', '.join(TRAININGS)}")
+    if not names:
+        parser.exit(message="nothing to train: "
+                            "name models, or use --all to train what is missing\n")
+    train_images, test_images = (load_images(arguments.data, split=split, size=32)
+                                 for split in ("train", "test"))
+    for name in names:
+        network = train(name, train_images, arguments.work, arguments.device)
+        publish(name, network, train_images, test_images, arguments.copy or train_images.name,
+                arguments.device)
+
+
+if __name__ == "__main__":
+    main()
