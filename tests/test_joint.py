@@ -16,7 +16,7 @@ import yaml
 from conftest import one_thread, small_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from metalib import Compute, generate, judge, null_distribution, wrap_model
@@ -200,13 +200,15 @@ def test_a_damaged_file_is_noticed(tmp_path, small, samples, damage):
         load(tmp_path / "elsewhere")
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, small, samples, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"),
+                                   SafetensorError("I/O error: No space left on device")])
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, small, samples, monkeypatch, error):
     before = generate(small, samples[:2], "2", steps=2)
     save(before, tmp_path)
 
     def full(tensors, path, about):
         open(path, "wb").write(b"half")
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr("metalib.store.safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="No space"):
@@ -263,6 +265,14 @@ def test_images_of_one_model_are_split_over_ranks(tmp_path):
     assert torch.equal(split.images, alone.images) and split.status == alone.status
 
 
+def test_a_recipe_holds_options_with_what_they_belong_to(tmp_path):
+    recipe = {**RECIPE, "models": RECIPE["models"][:1], "stages": ["group1"], "steps": 4,
+              "optimizer": ["lbfgs", {"history": 5}], "compute": {"batch_size": 1}}
+    made = run(recipe, tmp_path).recipe
+    assert made["optimizer"] == "lbfgs" and made["optimizer_options"]["history"] == 5
+    assert made["batch_size"] == 1
+
+
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, one_process):
     process = started(tmp_path, RECIPE, 1, "--checkpoint-every", "5")
     for _ in range(1500):
@@ -299,6 +309,8 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_a_checkpoint(tmp_path):
 def test_a_bad_recipe_is_explained(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         run({**RECIPE, **change}, tmp_path)
+    with pytest.raises(ValueError, match="compute: {'batch': 3} is not understood"):
+        run({**RECIPE, "compute": {"batch": 3}}, tmp_path)
     with pytest.raises(ValueError, match="lacks images"):
         run({"models": [], "stages": []}, tmp_path)
     assert not list(tmp_path.iterdir())

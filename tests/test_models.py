@@ -302,3 +302,21 @@ def test_coarse_answers_need_coarse_classes(small, samples):
     assert torch.equal(small.answer(samples.images), small(samples.images).argmax(1))
     with pytest.raises(ValueError, match="members beyond"):
         wrap_model(small_network(), coarse={"all": [0, 99]})
+
+
+def test_several_stages_are_read_in_one_pass(small, samples):
+    """Equal to one at a time, also where a later layer works in place; layers after are not run."""
+    order = ["3", "0", "1"]
+    read, logits = small.read(samples.images, order)
+    assert list(read) == order and logits is None
+    for stage, activations in read.items():
+        assert torch.equal(activations, small.activations(samples.images, stage)), stage
+    seen = []
+    handle = small.module[5].register_forward_hook(lambda *_: seen.append(1))
+    small.read(samples.images, ["2"])
+    assert not seen
+    read, logits = small.read(samples.images, ["2"], logits=True)
+    handle.remove()
+    assert seen and torch.equal(logits, small(samples.images)) and set(read) == {"2"}
+    with pytest.raises(ValueError, match="its stages are 0, 1, 2, 3, 5"):
+        small.read(samples.images, ["2", "4"])

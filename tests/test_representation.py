@@ -545,3 +545,12 @@ def test_intervals_cover_over_images_and_observers():
         share_covered.append(low <= truth <= high)
     assert np.mean(covered) >= 0.93 and np.mean(share_covered) >= 0.93, (
         np.mean(covered), np.mean(share_covered))
+
+
+def test_old_keywords_work_and_say_what_to_write(small, samples, noisy):
+    with pytest.warns(DeprecationWarning, match="bootstraps is called resamples now"):
+        old = representation_test(small, samples, noisy, nulls="random", permutations=9,
+                                  bootstraps=5, confidence=0.9, cache=False)
+    new = representation_test(small, samples, noisy, nulls="random", permutations=9,
+                              resamples=5, level=0.9, cache=False)
+    pd.testing.assert_frame_equal(old.summary(), new.summary(), check_exact=True)

@@ -250,7 +250,7 @@ def with_old_keywords(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def wrapper(*arguments, **keywords):
-        old = [name for name in keywords if name in OLD_OPTIONS or name in OLD_COMPUTE]
+        old = sorted(name for name in keywords if name in OLD_OPTIONS or name in OLD_COMPUTE)
         if old:
             warnings.warn(
                 f"{', '.join(old)}: from 0.3 on, options are given with what they belong to, as "
