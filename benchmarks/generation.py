@@ -312,7 +312,7 @@ def save(part, rows, arguments):
     others = pd.read_csv(path) if path.is_file() else pd.DataFrame({"hardware": []})
     table = pd.DataFrame(rows).assign(
         hardware=made["hardware"], threads=torch.get_num_threads(), date=made["date"][:10])
-    with store.written_whole(path) as temporary:
+    with store.atomic_write(path) as temporary:
         pd.concat([others[others["hardware"] != made["hardware"]], table]).to_csv(
             temporary, index=False, float_format="%.4g")
 

@@ -165,5 +165,5 @@ for name in arguments.models:
     table = pd.DataFrame(rows).assign(
         device=arguments.device, threads=1, repeats=arguments.repeats,
         hardware=made["hardware"], date=made["date"][:10])
-    with store.written_whole(arguments.out) as temporary:
+    with store.atomic_write(arguments.out) as temporary:
         pd.concat([done, table]).to_csv(temporary, index=False, float_format="%.4g")

@@ -73,7 +73,7 @@ def record(profile, path, parameters):
             if parameters.get("results") else "")
     done.cells.append(nbformat.v4.new_markdown_cell(
         stamp(store.provenance(), profile, chapter, read)))
-    with store.written_whole(path) as temporary:
+    with store.atomic_write(path) as temporary:
         nbformat.write(done, temporary)
 
 
@@ -107,7 +107,7 @@ def list_records():
     if records:
         place = [part["caption"] for part in parts].index("Results") + 1
         parts.insert(place, {"caption": PART, "chapters": records})
-    with store.written_whole(path) as temporary:
+    with store.atomic_write(path) as temporary:
         Path(temporary).write_text(
             yaml.dump({**contents, "parts": parts}, Dumper=Indented, sort_keys=False))
 

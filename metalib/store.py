@@ -1,8 +1,8 @@
 """Files that are complete or not there, results that are named by what went into them, tables.
 
-    with written_whole("run/images.npy") as temporary: ...     # takes its place when all is written
+    with atomic_write("run/images.npy") as temporary: ...      # takes its place when complete
     file = TensorFile(folder, address_of(model, images, steps)) # or TableFile
-    tensors = file.read() if file.there() else compute_and(file.write)
+    tensors = file.read() if file.is_stored() else None
 
     save_table(table, "study.parquet", task="transfer_study", steps=60)
     table = load_table("study.parquet")
@@ -12,6 +12,7 @@ A table is a Parquet file whose `attrs` hold the checksum of its rows and its pr
 `pandas.read_parquet` reads it. Tensors are a safetensors file with their checksum in the header.
 """
 
+import contextlib
 import datetime
 import functools
 import hashlib
@@ -22,6 +23,7 @@ import platform
 import re
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +36,23 @@ from safetensors import SafetensorError, safe_open
 from metalib.version import __version__
 
 
-class written_whole:  # noqa: N801, a context manager
-    """Gives the name of a temporary file, which takes the place of `path` when all is written.
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[str]:
+    """Give the name of a temporary file, which takes the place of `path` when all is written.
 
     It lies beside `path`, and is removed if anything goes wrong.
     """
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-
-    def __enter__(self) -> str:
-        handle, self.temporary = tempfile.mkstemp(
-            prefix=f".{self.path.name}-", dir=self.path.parent)
-        os.close(handle)
-        return self.temporary
-
-    def __exit__(self, kind, error, _traceback) -> None:
-        if kind is None:
-            with open(self.temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.chmod(self.temporary, 0o644)
-            os.replace(self.temporary, self.path)
-        else:
-            Path(self.temporary).unlink(missing_ok=True)
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(handle)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
 def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], header: dict) -> None:
@@ -65,7 +61,7 @@ def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], header: dic
     Raises:
         OSError: the disk is full or the folder cannot be written; an old file is as it was.
     """
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             safetensors.torch.save_file(tensors, temporary, header)
         except SafetensorError as error:  # as which it reports what the system refuses
@@ -136,7 +132,7 @@ class StoredFile:
         """The content. Raises an error if it is damaged or belongs to another address."""
         raise NotImplementedError
 
-    def there(self) -> bool:
+    def is_stored(self) -> bool:
         """Whether the result is on disk and intact. Any other content is set aside."""
         if not self.path.is_file():
             return False
@@ -300,7 +296,7 @@ def _hardware() -> str:
 def _write_table(table: pd.DataFrame, path: Path, about: dict) -> None:
     table = table.copy()
     table.attrs = {**about, "content": _rows_hash(table)}
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_parquet(temporary)
 
 

@@ -257,7 +257,7 @@ def _content(model: Model, images: Tensor) -> str:
 def _from_cache(file: TensorFile) -> Tensor | None:
     """The activations in a file, or None where it is missing or damaged."""
     try:
-        return file.read()["activations"] if file.there() else None
+        return file.read()["activations"] if file.is_stored() else None
     except OSError:  # damaged in a folder that cannot be written, or set aside by another process
         return None
 

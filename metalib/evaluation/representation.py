@@ -255,12 +255,12 @@ def _kinds(reading: Reading) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield kinds of pairs, each with similarities (n, ...) and booleans: which of them count."""
     assert reading.to_copies is not None
     n, total = reading.to_natural.shape
-    own = np.eye(n, total, dtype=bool)
-    yield "metamer", reading.to_natural, own
-    yield "random", reading.to_natural, ~own
+    diagonal = np.eye(n, total, dtype=bool)
+    yield "metamer", reading.to_natural, diagonal
+    yield "random", reading.to_natural, ~diagonal
     if reading.labels is not None:
         same = reading.labels[:n, None] == reading.labels
-        yield "same-class", reading.to_natural, ~own & same
+        yield "same-class", reading.to_natural, ~diagonal & same
     for kind, values in (("noise", reading.perturbed("noise")),
                          ("blend", reading.perturbed("blend")), ("ceiling", reading.to_copies)):
         yield kind, values, np.ones(values.shape, dtype=bool)
@@ -352,9 +352,9 @@ def _first_order(
         values = reading.to_natural
         counted = (strata[:n, None] == strata) & ~np.eye(n, len(strata), dtype=bool)
         chosen = chance.stand_ins(strata, n)
-    m, own = counted.sum(1), similarity[:, None]
-    at_least = (counted & (values >= own - TIE)).sum(1)
-    ties = at_least - (counted & (values > own + TIE)).sum(1)
+    m, observed = counted.sum(1), similarity[:, None]
+    at_least = (counted & (values >= observed - TIE)).sum(1)
+    ties = at_least - (counted & (values > observed + TIE)).sum(1)
     with np.errstate(invalid="ignore"):
         columns = {
             "null_similarity": np.where(counted, values, 0).sum(1) / m, "draws": m,
@@ -401,13 +401,13 @@ def _identification(similarity: np.ndarray, rank: np.ndarray, chance: Chance) ->
     """For the summary: how well metamers tell which reference is theirs."""
     n = len(rank)
     rows, orders = np.arange(n), chance.stand_ins(np.zeros(n, dtype=np.int64), n)
-    own = rank.diagonal()
-    share, low, high = share_interval((own == 1)[None], chance.level)
+    observed = rank.diagonal()
+    share, low, high = share_interval((observed == 1)[None], chance.level)
     score = similarity[:, :n] / (2 * n) - rank  # equal sums of ranks are told apart by similarity
     blocks = np.array_split(orders, max(1, orders.size // 2_000_000))
     null = np.concatenate([score[rows, order].sum(1) for order in blocks])
     return {"top1": share, "top1_low": low, "top1_high": high, "chance": 1 / n,
-            "mean_rank": own.mean(),
+            "mean_rank": observed.mean(),
             "identification_p": float(p_value(score.diagonal().sum(), null))}
 
 

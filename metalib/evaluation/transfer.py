@@ -294,7 +294,7 @@ def _make(plan: Plan, load: Loader, folder: Path, done: Any) -> list[TensorFile]
     files = []
     for entry, stage in plan.sources:
         file = plan.metamers(folder, entry, stage)
-        if not file.there():
+        if not file.is_stored():
             model = load(entry)
             null = plan.nulls(model, stage)
             metamers = generate(model, plan.images, stage, **plan.generation,
@@ -330,7 +330,7 @@ def _show(
         for row, ((generator, stage), metamers) in enumerate(zip(plan.sources, made)):
             at = corresponding_stage(generator, stage, entry)
             part = plan.part(folder, generator, stage, entry, at, metamers)
-            if not part.there():
+            if not part.is_stored():
                 observer = observer or Observer(load(entry), plan.images, plan.batch_size)
                 null = plan.nulls(observer.model, at)
                 part.write(observer.table(at, null, metamers.read(), plan.controls))

@@ -47,7 +47,7 @@ class Request:
 
     Attributes:
         references, starts: (B, 3, H, W).
-        members: all of them; `own`: those of this rank.
+        members: all of them; `rank_members`: those of this rank.
         rule, combine, prior: functions with their options bound; `prior` may be None.
         jitter, steps, seed, check_every, compute: as in `generate`.
         device: where to compute; `bring`: whether the models are to be moved there.
@@ -57,7 +57,7 @@ class Request:
     references: Tensor
     starts: Tensor
     members: list[Member]
-    own: list[Member]
+    rank_members: list[Member]
     rule: Callable
     combine: Callable
     prior: Callable | None
@@ -73,7 +73,7 @@ class Request:
     def bring_models(self) -> None:
         """Bring this rank's models to the device, if that was asked for."""
         if self.bring:
-            for member in self.own:
+            for member in self.rank_members:
                 member.model.to(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -97,14 +97,14 @@ def checked(
     if 1 < len(members) < ranks:
         raise ValueError(f"{len(members)} models cannot be spread over {ranks} ranks; "
                          f"start at most {len(members)}")
-    own = members[rank::ranks] if len(members) > 1 else members
+    rank_members = members[rank::ranks] if len(members) > 1 else members
     if len(members) == 1:
         share = max(1, -(-len(references) // ranks))
         compute = dataclasses.replace(compute, batch_size=min(compute.batch_size, share))
     combination = _named(combine, COMBINATIONS, "combination")
     rule, penalty = optimizer_of(optimizer, jitter), prior_of(prior)
     starts, chosen = starts_of(start, images, seed)
-    where = torch.device(device or own[0].model.device)
+    device_used = torch.device(device or rank_members[0].model.device)
     recipe = {
         "models": [member.model.name for member in members],
         "stages": [member.stage for member in members],
@@ -114,15 +114,16 @@ def checked(
         "steps": steps, "seed": seed,
         "stop": [member.criterion.describe() for member in members if member.criterion],
         "check_every": check_every, "combine": combine, **dataclasses.asdict(compute),
-        "device": str(where), "ranks": ranks,
+        "device": str(device_used), "ranks": ranks,
         "versions": {"metalib": __version__, "torch": str(torch.__version__)},
     }
     if resume is not None:
         check_resumed(resume, recipe, references, starts)
     return Request(
-        references, starts, members, own, partial(rule.function, **rule.options), combination,
-        partial(penalty.function, **penalty.options) if penalty.name else None, jitter, steps,
-        seed, check_every, compute, where, device is not None and not compute.sequential, recipe)
+        references, starts, members, rank_members, partial(rule.function, **rule.options),
+        combination, partial(penalty.function, **penalty.options) if penalty.name else None,
+        jitter, steps, seed, check_every, compute, device_used,
+        device is not None and not compute.sequential, recipe)
 
 
 def members_of(

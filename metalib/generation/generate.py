@@ -7,6 +7,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -132,7 +133,7 @@ def _records(
     """The record of each batch, of all ranks, by the number of its first image."""
     rank, ranks = process_rank()
     alone = len(request.members) == 1
-    groups = grouped(request.own, request.jitter, request.compute,
+    groups = grouped(request.rank_members, request.jitter, request.compute,
                      request.device if request.compute.sequential else None)
     records, stopped = {}, False
     batches = torch.arange(len(request.references)).split(request.compute.batch_size)
@@ -142,9 +143,9 @@ def _records(
         record = Record.of(resume, rows) if resume is not None else Record.begin(
             request.starts[rows], request.steps, len(request.members))
         if record.interrupted and not stopped:
-            with bar(request.steps, "metamers", progress if rank == 0 else False) as shown:
+            with bar(request.steps, "metamers", progress if rank == 0 else False) as progress_bar:
                 record = _optimised(request, groups, record, rows, pause,
-                                    lambda at, shown=shown: shown.update(at.step - shown.n))
+                                    partial(_show, progress_bar, len(rows)))
             stopped = record.interrupted
         records[int(rows[0])] = record
     return gathered(records) if alone and ranks > 1 else records
@@ -167,3 +168,10 @@ def _optimised(
     return optimise(
         record, starts, objective, request.rule, Agreement(groups, references, count=count),
         steps=request.steps, check_every=request.check_every, pause=pause, report=report)
+
+
+def _show(progress_bar: Any, count: int, position: Position) -> None:
+    """Let a progress bar show where a batch of `count` images stands."""
+    left = f"{len(position.rows)} of {count} images in progress"
+    progress_bar.set_postfix_str(left, refresh=False)
+    progress_bar.update(position.step - progress_bar.n)

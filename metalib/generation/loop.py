@@ -64,32 +64,34 @@ class Record:
         return Record(self.images.to(device), self.loss.to(device), self.member_loss.to(device),
                       self.evaluations.to(device), list(self.status), position)
 
-    def note(self, at: Position, found: Evaluation, finite: Tensor) -> None:
+    def note(self, position: Position, found: Evaluation, finite: Tensor) -> None:
         """Write down what an evaluation found."""
-        self.loss[at.step].index_copy_(0, at.rows, found.loss)
-        self.member_loss[at.step].index_copy_(1, at.rows, found.member_losses)
-        used = torch.where(finite, at.step + 1, self.evaluations[at.rows])
-        self.evaluations.index_copy_(0, at.rows, used)
+        self.loss[position.step].index_copy_(0, position.rows, found.loss)
+        self.member_loss[position.step].index_copy_(1, position.rows, found.member_losses)
+        used = torch.where(finite, position.step + 1, self.evaluations[position.rows])
+        self.evaluations.index_copy_(0, position.rows, used)
 
-    def leave(self, at: Position, done: Tensor) -> Position:
+    def leave(self, position: Position, done: Tensor) -> Position:
         """Keep all images as they are; those that are done leave."""
-        self.images[at.rows] = at.images
+        self.images[position.rows] = position.images
         if not done.any():
-            return at
-        for row, finite in zip(at.rows[done].tolist(), at.finite[done].tolist()):
+            return position
+        for row, finite in zip(position.rows[done].tolist(), position.finite[done].tolist()):
             self.status[row] = "passed" if finite else "non-finite"
-        state = {name: value[~done] for name, value in at.state.items()}
-        return Position(at.step, at.images[~done], state, at.rows[~done], at.finite[~done])
+        state = {name: value[~done] for name, value in position.state.items()}
+        return Position(position.step, position.images[~done], state, position.rows[~done],
+                        position.finite[~done])
 
-    def close(self, at: Position, steps: int) -> None:
+    def close(self, position: Position, steps: int) -> None:
         """End after the last step, or note where to go on."""
-        if at.step < steps and len(at.rows):
-            self.images[at.rows] = at.images
-            self.loss[at.step:, at.rows] = self.member_loss[at.step:, :, at.rows] = float("nan")
-            self.evaluations[at.rows[at.finite]] = at.step
-            self.position = at
+        if position.step < steps and len(position.rows):
+            self.images[position.rows] = position.images
+            self.loss[position.step:, position.rows] = float("nan")
+            self.member_loss[position.step:, :, position.rows] = float("nan")
+            self.evaluations[position.rows[position.finite]] = position.step
+            self.position = position
         else:
-            for row in at.rows.tolist():
+            for row in position.rows.tolist():
                 self.status[row] = "steps"
             self.position = None
 
@@ -115,35 +117,35 @@ def optimise(
     record = record.to(starts.device)
     rows, finite = (torch.arange(len(starts), device=starts.device),
                     torch.ones(len(starts), dtype=torch.bool, device=starts.device))
-    at = record.position or Position(0, starts, {}, rows, finite)
-    until = steps if pause is None else min(steps, at.step + pause)
+    position = record.position or Position(0, starts, {}, rows, finite)
+    until = steps if pause is None else min(steps, position.step + pause)
     try:
-        while len(at.rows) and at.step < until:
-            at = advance(at, record, objective, rule, passed, steps, check_every)
-            report(at)  # `at` changes as a whole, so that an interrupt never falls in between
+        while len(position.rows) and position.step < until:
+            position = advance(position, record, objective, rule, passed, steps, check_every)
+            report(position)  # it changes as a whole, so that an interrupt never falls in between
     except KeyboardInterrupt:
         if process_rank()[1] > 1:
             raise  # the other ranks would wait for this one
-    record.close(at, steps)
+    record.close(position, steps)
     return record.to("cpu")
 
 
 def advance(
-    at: Position, record: Record, objective: Objective, rule: Callable, passed: Agreement,
+    position: Position, record: Record, objective: Objective, rule: Callable, passed: Agreement,
     steps: int, check_every: int,
 ) -> Position:
     """Evaluate, step, project, record, and let finished images leave."""
-    found = objective(at.images, at.rows, at.step)
+    found = objective(position.images, position.rows, position.step)
     steepest = torch.linalg.vector_norm(found.gradient.flatten(1), torch.inf, dim=1)
-    finite = at.finite & (found.value + steepest).isfinite()
-    state = dict(at.state)
-    images = rule(at.images, found.gradient, found.value, state, at.step, steps).clamp(0, 1)
-    images = torch.where(finite.view(-1, 1, 1, 1), images, at.images)
-    record.note(at, found, finite)
-    at = Position(at.step + 1, images, state, at.rows, finite)
-    if at.step % check_every and at.step < steps:
-        return at
-    done = ~at.finite
+    finite = position.finite & (found.value + steepest).isfinite()
+    state = dict(position.state)
+    images = rule(position.images, found.gradient, found.value, state, position.step, steps)
+    images = torch.where(finite.view(-1, 1, 1, 1), images.clamp(0, 1), position.images)
+    record.note(position, found, finite)
+    position = Position(position.step + 1, images, state, position.rows, finite)
+    if position.step % check_every and position.step < steps:
+        return position
+    done = ~position.finite
     if passed:
-        done |= passed(to_8_bits(at.images), at.rows)
-    return record.leave(at, done)
+        done |= passed(to_8_bits(position.images), position.rows)
+    return record.leave(position, done)

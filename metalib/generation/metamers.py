@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from metalib.store import save_tensors, sha256, written_whole
+from metalib.store import atomic_write, save_tensors, sha256
 from metalib.version import __version__
 
 FILE = "metamers.safetensors"
@@ -161,9 +161,9 @@ def export(metamers: Metamers, folder: str | Path) -> None:
     for name in ("images", "references"):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number, image in enumerate(getattr(metamers, name)):
-            with written_whole(folder / name / f"{number:04}.png") as temporary:
+            with atomic_write(folder / name / f"{number:04}.png") as temporary:
                 to_pil_image((image * 255).round().to(torch.uint8)).save(temporary, "PNG")
-    with written_whole(folder / "recipe.json") as temporary:
+    with atomic_write(folder / "recipe.json") as temporary:
         Path(temporary).write_text(json.dumps(metamers.recipe, indent=1) + "\n")
 
 

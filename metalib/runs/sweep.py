@@ -112,7 +112,7 @@ def sweep(
     directory = Path(directory).resolve()
     task = Path(task).resolve() if _is_notebook(task) else task
     cells = _cells(task, grid, directory, parameters)
-    pending = {file.address: (file, values) for file, values in cells if not file.there()}
+    pending = {file.address: (file, values) for file, values in cells if not file.is_stored()}
     failed = {}
     with bar(len(cells), "sweep", progress) as progress_bar:
         progress_bar.update(len(cells) - len(pending))
@@ -152,7 +152,7 @@ def collect(
         hardware of all cells.
     """
     cells = _cells(task, grid, directory, parameters)
-    stored = [(file, values) for file, values in cells if file.there()]
+    stored = [(file, values) for file, values in cells if file.is_stored()]
     parts = []
     for file, values in stored:
         rows = file.read()
@@ -290,7 +290,7 @@ def compute(task: Task, values: dict[str, Any], file: TableFile) -> dict[str, st
     Returns:
         None, or a dict that says what went wrong (`error`) and where to read more (`see`).
     """
-    if file.there():
+    if file.is_stored():
         return None
     failed = file.path.parents[1] / "failed" / file.address
     failed.parent.mkdir(exist_ok=True)

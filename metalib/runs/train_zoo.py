@@ -33,7 +33,7 @@ from metalib.models import zoo
 from metalib.models.model import Model
 from metalib.models.registry import load_model
 from metalib.models.zoo.architectures import ARCHITECTURES
-from metalib.store import written_whole
+from metalib.store import atomic_write
 
 
 @dataclass(frozen=True)
@@ -246,10 +246,10 @@ def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Modu
 def save_atomically(path: Path, save: Callable[[Path], Any]) -> None:
     """Call `save` with the path of a temporary file, which then takes the place of `path`.
 
-    So the file is complete or not there (see `metalib.store.written_whole`).
+    So the file is complete or not there (see `metalib.store.atomic_write`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save(Path(temporary))
 
 
