@@ -45,11 +45,11 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
 
 def snr_db(reference: Tensor, other: Tensor) -> Tensor:
-    """Signal-to-noise ratio of rows in decibels: 20 log10(|reference| / |reference - other|).
+    """Signal-to-noise ratio of rows in decibels.
 
-    This is twice the number that Feather et al. (2023, doi:10.1038/s41593-023-01442-0) print, whose
-    factor is 10. It is 0 where either row is all zeros, as theirs is, and infinite where the rows
-    are equal and not zero.
+    20 log10 of the norm of the reference over the norm of the difference. This is twice the number
+    that Feather et al. (2023, doi:10.1038/s41593-023-01442-0) print, whose factor is 10. It is 0
+    where either row is all zeros, as theirs is, and infinite where the rows are equal and not zero.
     """
     signal = torch.linalg.vector_norm(reference, dim=-1)
     ratio = 20 * torch.log10(signal / torch.linalg.vector_norm(reference - other, dim=-1))

@@ -23,7 +23,7 @@ parameters name; image sets count by their name only.
 
 The same command, given again, computes what is not stored yet: after Ctrl-C, after a crash, or
 with a larger grid. A cell whose worker dies is tried again; a cell that fails does not stop the
-others. The folder then holds:
+others. The folder then holds::
 
     study/table.parquet       # parameters and rows of all cells, for metalib.store.load_table;
                               # provenance in its attrs
