@@ -144,6 +144,9 @@ def lbfgs(
 ) -> Tensor:
     """L-BFGS in the box [0, 1]; every image has its own history and backtracking line search.
 
+    It is written here since no library has it in torch, for a batch of separate problems, and with
+    bounds: torch.optim.LBFGS shares one history over the batch, and SciPy's L-BFGS-B, against which
+    it is tested, would be waited for by the network in every step.
     It lowers half the squared loss, which is smooth at a match, where the loss itself has a kink.
     Directions are those of Nocedal & Wright 2006 (Numerical Optimization, algorithm 7.4), over the
     pixels that are free to move: a pixel at 0 or 1 that descent would push out of the box stays
