@@ -1,4 +1,4 @@
-"""Files that are complete or not there, results that are named by what went into them, tables.
+"""Files that are written as a whole, results that are named by what went into them, tables.
 
     with atomic_write("run/images.npy") as temporary: ...      # takes its place when complete
     file = TensorFile(folder, address_of(model, images, steps)) # or TableFile
@@ -114,7 +114,7 @@ def _described(value: Any) -> Any:
 # --- Files that are named by what went into them ------------------------------------------------
 
 class StoredFile:
-    """A file named by its address, complete or not there, and checked when first looked at.
+    """A file named by its address, written as a whole, and checked when it is first read.
 
     Args:
         folder: where it is, or will be.

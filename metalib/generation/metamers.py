@@ -1,6 +1,6 @@
 """What `generate` returns, and how it is kept on disk.
 
-    save(metamers, "run")       # run/metamers.safetensors, complete or not there
+    save(metamers, "run")       # run/metamers.safetensors, written as a whole
     metamers = load("run")
     export(metamers, "run")     # for people: run/recipe.json, run/images/0000.png, ...
 

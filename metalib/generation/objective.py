@@ -20,7 +20,7 @@ from metalib.models import Model
 
 
 class Criterion(Protocol):
-    """What generation asks of a criterion; `metalib.evaluation.criterion` has those there are."""
+    """What generation asks of a criterion; those of `metalib.evaluation.criterion` have it."""
 
     def check(self, model: Model, stage: str) -> None:
         """Raise a ValueError unless the criterion is of that stage of that model."""

@@ -46,7 +46,7 @@ def list_models(pattern: str = "*", *, offline: bool = False) -> list[str]:
     """Names of the models that match a shell pattern, sorted; nothing is loaded or downloaded.
 
     Args:
-        pattern: such as "zoo/*" or "robustbench/cifar10/L2/*". Libraries that are not installed
+        pattern: such as ``zoo/*`` or ``robustbench/cifar10/L2/*``. Libraries not installed
             are passed over, unless the pattern names them.
         offline: list only those whose files are all on this machine.
 

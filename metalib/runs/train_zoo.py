@@ -246,7 +246,7 @@ def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Modu
 def save_atomically(path: Path, save: Callable[[Path], Any]) -> None:
     """Call `save` with the path of a temporary file, which then takes the place of `path`.
 
-    So the file is complete or not there (see `metalib.store.atomic_write`).
+    So no file is ever incomplete (see `metalib.store.atomic_write`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
