@@ -144,6 +144,8 @@ def test_a_wrong_argument_is_found_before_a_model_is_moved(model, samples):
         with pytest.raises(ValueError):
             generate(model, samples, "2", device="meta", **wrong)
         assert model.device.type == "cpu"
+    with pytest.raises(ValueError, match="no references"):
+        generate(model, samples[:0], "2")
     with pytest.raises(ValueError, match="wrap_model"):
         generate(small_network(), samples, "2")
 

@@ -92,6 +92,8 @@ def checked(
     if min(steps, check_every, pause or 1) < 1:
         raise ValueError("steps, check_every and pause must be at least 1")
     references = pixels(images)
+    if not len(references):
+        raise ValueError("there are no references to make metamers of")
     members = members_of(model_or_models, stage, stop, references)
     rank, ranks = process_rank()
     if 1 < len(members) < ranks:
@@ -99,7 +101,7 @@ def checked(
                          f"start at most {len(members)}")
     rank_members = members[rank::ranks] if len(members) > 1 else members
     if len(members) == 1:
-        share = max(1, -(-len(references) // ranks))
+        share = -(-len(references) // ranks)
         compute = dataclasses.replace(compute, batch_size=min(compute.batch_size, share))
     combination = _named(combine, COMBINATIONS, "combination")
     rule, penalty = optimizer_of(optimizer, jitter), prior_of(prior)
