@@ -377,7 +377,8 @@ def test_freed_memory_is_not_cleared_by_the_system_again():
         torch.ones(2 ** 24)  # 64 MB, which glibc gives back by default
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    pages_that_came_back()
+    for _ in range(10):  # until the heap, whatever it went through, has a free block of this size
+        pages_that_came_back()
     # less than half of all pages
     assert (sum(pages_that_came_back() for _ in range(5))
             < 5 * 2 ** 26 / resource.getpagesize() / 2)
