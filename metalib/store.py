@@ -12,6 +12,7 @@ A table is a Parquet file whose `attrs` hold the checksum of its rows and its pr
 `pandas.read_parquet` reads it. Tensors are a safetensors file with their checksum in the header.
 """
 
+import abc
 import contextlib
 import datetime
 import functools
@@ -113,7 +114,7 @@ def _described(value: Any) -> Any:
 
 # --- Files that are named by what went into them ------------------------------------------------
 
-class StoredFile:
+class StoredFile(abc.ABC):
     """A file named by its address, written as a whole, and checked when it is first read.
 
     Args:
@@ -128,9 +129,9 @@ class StoredFile:
         self.path = Path(folder) / f"{address}.{self.ending}"
         self.address, self.about = address, about or {}
 
+    @abc.abstractmethod
     def read(self) -> Any:
         """The content. Raises an error if it is damaged or belongs to another address."""
-        raise NotImplementedError
 
     def is_stored(self) -> bool:
         """Whether the result is on disk and intact. Any other content is set aside."""
