@@ -140,7 +140,8 @@ def test_what_references_evoke_is_compared_as_the_metrics_do():
 
 def test_a_wrong_argument_is_found_before_a_model_is_moved(model, samples):
     for wrong in ({"prior": "nonsense"}, {"optimizer": "nonsense"}, {"start": "nonsense"},
-                  {"combine": "nonsense"}, {"jitter": 2}, {"steps": 0}):
+                  {"combine": "nonsense"}, {"jitter": 2}, {"steps": 0},
+                  {"compute": {"batch_size": 2}}):
         with pytest.raises(ValueError):
             generate(model, samples, "2", device="meta", **wrong)
         assert model.device.type == "cpu"

@@ -91,6 +91,8 @@ def checked(
     """
     if min(steps, check_every, pause or 1) < 1:
         raise ValueError("steps, check_every and pause must be at least 1")
+    if not isinstance(compute, Compute):
+        raise ValueError(f"compute is a Compute, such as Compute(batch_size=64), not {compute!r}")
     references = pixels(images)
     if not len(references):
         raise ValueError("there are no references to make metamers of")
