@@ -5,6 +5,7 @@
     model = load(entries[0])                      # one at a time
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ class Nulls:
     def __init__(self, given: Mapping[tuple[str, str], NullDistribution], images: Any):
         self.given, self.images, self.known = given, images, dict(given)
         self.hashes: dict[Any, str] = {}
+        self.shipped = functools.cache(shipped_stages)  # asked for every generator and observer
         if images is not None and not isinstance(images, ImageSet):
             raise ValueError("null_images is an ImageSet, as load_images returns it")
 
@@ -114,7 +116,7 @@ class Nulls:
                 if theirs != (entry.name, stage):
                     raise ValueError("the null is of {}, {}, not of {}, {}".format(
                         *theirs, entry.name, stage))
-            elif self.images is None and stage not in shipped_stages(entry.name):
+            elif self.images is None and stage not in self.shipped(entry.name):
                 raise ValueError(
                     f"no null ships for {entry.name}, {stage}: pass null_images=, a few thousand "
                     f"natural images, or nulls={{({entry.name!r}, {stage!r}): "
@@ -126,7 +128,7 @@ class Nulls:
         if null is not None:
             content = hashlib.sha256(null.values["pearson"].tobytes()).hexdigest()
             return [null.pairs, null.units, null.maximum, content]
-        path = null_file(entry.name) if stage in shipped_stages(entry.name) else None
+        path = null_file(entry.name) if stage in self.shipped(entry.name) else None
         if path not in self.hashes:
             self.hashes[path] = (hashlib.sha256(path.read_bytes()).hexdigest() if path
                                  else self.images.sha256)
