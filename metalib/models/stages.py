@@ -29,7 +29,7 @@ class StageReached(Exception):
 
 
 @contextlib.contextmanager
-def hooked(module: nn.Module, stage: str, note: Callable[[Any], object]) -> Iterator[None]:
+def hooked(module: nn.Module, stage: str, note: Callable[[Any], None]) -> Iterator[None]:
     """While this lasts, `note` is called with what a stage gives in each pass."""
     name, at_input = _parse(stage)
     submodule = module.get_submodule(name)

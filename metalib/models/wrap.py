@@ -147,7 +147,7 @@ def _check_weights(module: nn.Module, name: str) -> None:
     Buffers may be infinite, as the masks of attention are.
     """
     for key, value in [*module.named_parameters(), *module.named_buffers()]:
-        if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(value):
             raise ValueError(f"{name}: the weights {key!r} are not there yet: run one batch of "
                              "images through the network first")
         if value.is_meta:
