@@ -65,7 +65,7 @@ def pictures_in(top: Path, split: str | None) -> Found:
         raise ValueError(f"{folder} holds splits, not classes: {', '.join(class_names)}; "
                          f"pass split={class_names[0]!r}")
     _warn_of(folder, paths, class_names, others)
-    paths.sort(key=lambda path: (class_of[path], _natural(path.relative_to(folder))))
+    paths.sort(key=lambda path: (class_of[path], natural(path.relative_to(folder))))
     number = {"": -1, **{name: number for number, name in enumerate(class_names)}}
     labels = torch.tensor([number[class_of[path]] for path in paths])
     return Found(paths, [_text(path.relative_to(top).as_posix()) for path in paths], labels,
@@ -91,7 +91,7 @@ def _is_seen(path: Path) -> bool:
     return not path.name.startswith(".") and path.name.lower() not in SYSTEM
 
 
-def _natural(path: Path) -> tuple[list[int | str], str]:
+def natural(path: Path) -> tuple[list[int | str], str]:
     """By this key numbers in names sort as numbers. Every second part is a number."""
     parts = re.split(r"(\d+)", str(path))
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], str(path)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
@@ -69,7 +68,7 @@ def read_image(
     image = fit(_upright(_on_white(values), orientation), size)
     if grey:
         return luminance(image)
-    return image.repeat(3, 1, 1) if len(image) == 1 else image
+    return (image.repeat(3, 1, 1) if len(image) == 1 else image).contiguous()
 
 
 def sides_of(size: Any) -> tuple[int, int] | None:
@@ -118,21 +117,25 @@ def _decoded(data: bytes) -> tuple[Tensor, int]:
     """
     if data[:4] in TIFF and (deep := _deep_tiff(data)):
         return deep
-    with GUARD:  # the limit is Pillow's, and others use it
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            file = Image.open(io.BytesIO(data))
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-    with file:
+    with _opened(data) as file:
         if file.format != "MPO":  # a photograph, and smaller ones for the camera's own use
             _check_frames(getattr(file, "n_frames", 1))
         if file.format == "PNG" and data[24] == 16:  # bits a channel
-            values = _deep_png(data, file)
+            values = _deep_png(file, data)
         else:
             file.load()
             values = _values(file)
         return values, file.getexif().get(ORIENTATION, 1)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """A file as Pillow opens it, whatever its size."""
+    with GUARD:  # the limit is Pillow's, and others use it
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _check_frames(count: int) -> None:
@@ -153,16 +156,28 @@ def _values(file: Image.Image) -> Tensor:
     return transforms.pil_to_tensor(_in_srgb(file, mode)).float() / 255
 
 
-def _deep_png(data: bytes, file: Image.Image) -> Tensor:
-    levels = decode_image(
-        torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED).float()
-    if len(levels) > 2:
+def _deep_png(file: Any, data: bytes) -> Tensor:
+    """Channels of a PNG file of 16 bits.
+
+    Of colours Pillow keeps the upper byte, or the lower one if told that it comes first. Grey and
+    opacity of 16 bits are read as if they were four numbers of 8.
+    """
+    *place, kind = file.tile[0]
+    if kind == "LA;16B":
+        file.tile = [(*place, "RGBA")]
+        parts = np.asarray(file).astype(np.float32)
+        levels = 256 * parts[..., ::2] + parts[..., 1::2]
+    elif file.mode in ("RGB", "RGBA"):
         _check_srgb(file.info.get("icc_profile"))
+        lower: Any = _opened(data)
+        lower.tile = [(*place, kind.replace("16B", "16L"))]
+        levels = 256 * np.asarray(file).astype(np.float32) + np.asarray(lower)
+    else:
+        levels = np.asarray(file).astype(np.float32)[..., None]
     values = levels / 65535
     if (clear := file.info.get("transparency")) is not None:  # the one colour that is transparent
-        opaque = (levels != torch.tensor(clear).view(-1, 1, 1)).any(0, keepdim=True)
-        values = torch.cat([values, opaque.float()])
-    return values
+        values = np.concatenate([values, (levels != clear).any(-1, keepdims=True)], -1)
+    return torch.from_numpy(values).float().movedim(-1, 0)
 
 
 def _deep_tiff(data: bytes) -> tuple[Tensor, int] | None:
