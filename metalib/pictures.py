@@ -25,6 +25,7 @@ from torchvision.transforms import functional as transforms
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: Rec. 601, as in Pillow
 ORIENTATION = 0x0112  # this entry of a picture's EXIF data says how the camera was held
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how these files begin
+DEEP_OF_PILLOW = (np.uint16, np.float32)  # of grey TIFFs
 GUARD = threading.Lock()
 
 
@@ -145,12 +146,13 @@ def _check_frames(count: int) -> None:
 
 def _values(file: Image.Image) -> Tensor:
     """Channels of a file that Pillow reads without loss."""
-    if file.mode == "F":
-        return _checked(torch.from_numpy(np.array(file))[None])
-    if file.mode.startswith("I"):  # more than 8 bits: of TIFF, or scaled to 16 by Pillow
+    if file.mode[0] in "IF":  # more than 8 bits: of TIFF, or scaled to 16 by Pillow
         tags = getattr(file, "tag_v2", {})
         values = torch.from_numpy(np.array(file).astype(np.float32))[None]
-        values /= 2 ** tags.get(258, (16,))[0] - 1
+        if file.mode == "F":
+            values = _checked(values)
+        else:
+            values /= 2 ** tags.get(258, (16,))[0] - 1
         return 1 - values if tags.get(262) == 0 else values  # 0 is white
     mode = ("RGBA" if file.has_transparency_data else "L" if file.mode in ("1", "L") else "RGB")
     return transforms.pil_to_tensor(_in_srgb(file, mode)).float() / 255
@@ -186,34 +188,32 @@ def _deep_tiff(data: bytes) -> tuple[Tensor, int] | None:
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page: Any = file.pages[0]
-        extra, profile = page.extrasamples, page.iccprofile
-        if page.samplesperpixel == 2 and extra[:1] not in ((1,), (2,)):
-            raise ValueError("it has two channels, of which none is opacity")
-        if page.dtype in (bool, np.uint8) or (
-                page.samplesperpixel == 1 and page.dtype in (np.uint16, np.float32)):
+        extra, kind = page.extrasamples, page.dtype
+        channels = page.samplesperpixel - len(extra)  # without opacity
+        if len(extra) > 1 or channels == 1 and extra == (0,):  # 0 is anything but opacity
+            raise ValueError(f"it has {page.samplesperpixel} channels, which are neither grey nor "
+                             "RGB with or without opacity")
+        if kind in (bool, np.uint8) or channels == 1 and not extra and kind in DEEP_OF_PILLOW:
             return None
         _check_frames(len(file.pages))
-        if page.dtype is None or page.dtype.kind not in "uf":
-            raise ValueError(f"its pixels are of type {page.dtype}, where 0 is not black")
-        if page.photometric > 2 or page.axes not in ("YX", "YXS", "SYX"):
-            raise ValueError(f"its pixels ({page.photometric.name}, axes {page.axes}) are neither "
-                             "grey nor RGB")
+        if channels != {0: 1, 1: 1, 2: 3}.get(page.photometric) or "Z" in page.axes:
+            raise ValueError("it has more than 8 bits a channel, and is neither grey nor RGB")
+        if kind.kind not in "uf":
+            raise ValueError(f"its pixels are of type {kind}, where 0 is not black")
         values = torch.from_numpy(page.asarray().astype(np.float32))
         orientation = page.tags.valueof(ORIENTATION, 1)
     values = values.movedim(-1, 0) if page.axes == "YXS" else values.view(-1, *values.shape[-2:])
-    if page.dtype.kind == "u":
+    if kind.kind == "u":
         values = values / (2 ** int(np.max(page.bitspersample)) - 1)
     values = _checked(values)
-    colours, opacity = values[:len(values) - len(extra)], values[len(values) - len(extra):]
-    if len(colours) not in (1, 3):
-        raise ValueError(f"it has {len(values)} channels, which are neither grey nor RGB")
-    if len(colours) == 3:
-        _check_srgb(profile)
+    if channels == 3:
+        _check_srgb(page.iccprofile)
+    colours, opacity = values[:channels], values[channels:]
     if page.photometric == 0:  # 0 is white
         colours = 1 - colours
-    if extra[:1] == (1,):  # the colours are multiplied by the opacity
-        colours = (colours + 1 - opacity[:1]).clamp(0, 1)
-    return torch.cat([colours, opacity[:1]]) if extra[:1] == (2,) else colours, orientation
+    if extra == (1,):  # the colours are multiplied by the opacity
+        colours = (colours + 1 - opacity).clamp(0, 1)
+    return torch.cat([colours, opacity]) if extra == (2,) else colours, orientation
 
 
 def _checked(values: Tensor) -> Tensor:

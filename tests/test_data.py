@@ -76,18 +76,18 @@ def test_bad_sources_say_what_to_do(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         load_images(f"folder:{tmp_path / 'nowhere'}")
     with pytest.raises(ValueError, match="cannot choose n=4 of 3"):
-        load_images(f"folder:{folder}", n=4)
+        load_images(f"folder:{folder}", split="test", n=4)
     with pytest.raises(ValueError, match="has no splits"):
         load_images("cifar10-samples", split="test")
     (folder / "test" / "cat" / "2.png").write_bytes(b"<html>not a picture</html>")
     with pytest.raises(ValueError, match="2.png.*remove or replace"):
-        load_images(f"folder:{folder}")
+        load_images(f"folder:{folder}", split="test")
 
 
 def test_different_sizes_need_a_size(folder):
     Image.new("RGB", (30, 30)).save(folder / "test" / "cat" / "3.png")
     with pytest.raises(ValueError, match="different sizes.*pass `size`"):
-        load_images(f"folder:{folder}")
+        load_images(f"folder:{folder}", split="test")
 
 
 def test_incomplete_cifar10_names_the_place_and_the_remedy(tmp_path):
@@ -207,6 +207,8 @@ def test_16_bit_grey_of_pillow_and_of_netpbm(tmp_path):
     np.testing.assert_allclose(read(tmp_path / "b.pgm"), expected(few[..., None] / 4095), atol=1e-5)
     tifffile.imwrite(tmp_path / "white.tif", levels, photometric="miniswhite")
     np.testing.assert_allclose(read(tmp_path / "white.tif"), 1 - wanted, atol=1e-6)
+    tifffile.imwrite(tmp_path / "float.tif", levels / np.float32(65535), photometric="miniswhite")
+    np.testing.assert_allclose(read(tmp_path / "float.tif"), 1 - wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits, clear", [(8, 7), (16, 7), (16, (7, 7, 7)), (8, (7, 7, 7))])
@@ -324,9 +326,12 @@ def refused_pictures(folder):
             ("signed16.tif", np.ones((4, 4), np.int16), grey, "type int16"),
             ("signed32.tif", np.ones((4, 4, 3), np.int32), rgb, "type int32"),
             ("two.tif", np.ones((4, 4, 2), np.uint16), {**grey, "planarconfig": "contig"},
-             "two channels"),
+             "2 channels"),
             ("two8.tif", np.ones((4, 4, 2), np.uint8), {**grey, "planarconfig": "contig"},
-             "two channels"),
+             "2 channels"),
+            ("five.tif", np.ones((4, 4, 5), np.float32), {**grey, "planarconfig": "contig"},
+             "5 channels"),
+            ("complex.tif", np.ones((4, 4), np.complex64), grey, "type complex64"),
             ("cmyk.tif", np.ones((4, 4, 4), np.uint16), {"photometric": "separated"},
              "neither grey nor RGB")):
         tifffile.imwrite(folder / name, values, **options)
@@ -512,8 +517,9 @@ def test_an_index_means_what_it_means_in_numpy(samples, data):
         st.lists(number, min_size=1).map(torch.tensor), st.slices(count),
         st.lists(st.booleans(), min_size=count, max_size=count),
         st.lists(st.booleans(), min_size=count, max_size=count).map(np.array)))
-    rows = np.arange(count)[index if not isinstance(index, list | torch.Tensor) else
-                            np.array(index, dtype=None if len(index) else int)].reshape(-1)
+    plain = np.array(index, dtype=int) if isinstance(index, list) and not index else index
+    plain = index.tolist() if isinstance(index, torch.Tensor) else plain
+    rows = np.arange(count)[plain].reshape(-1)
     some = samples[index]
     assert torch.equal(some.images, samples.images[rows.tolist()])
     assert torch.equal(some.labels, samples.labels[rows.tolist()])
