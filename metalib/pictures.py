@@ -41,7 +41,8 @@ def read_image(
     - A photograph is turned upright, by the orientation in its EXIF data.
     - Transparent parts show white behind them.
     - Colours with a profile other than sRGB (Adobe RGB, Display P3, a printer's CMYK) are converted
-      to sRGB, at 8 bits. Levels of grey, and CMYK without a profile, are taken as they are.
+      to sRGB, at 8 bits. Levels of grey, and CMYK without a profile, are taken as they are. The
+      gamma entry of PNG files is not used.
 
     Args:
         path: the file. Its content counts, not its ending.
@@ -230,8 +231,8 @@ def _profile(data: bytes | None) -> Any:
     """A colour profile, if there is a sound one and it is not sRGB's."""
     with contextlib.suppress(ImageCms.PyCMSError, OSError):  # viewers leave a damaged one aside
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data)) if data else None
-        if profile and "sRGB" not in ImageCms.getProfileDescription(profile):
-            return profile
+        name = ImageCms.getProfileDescription(profile) if profile else "sRGB"
+        return profile if "sRGB" not in name or "linear" in name.lower() else None
     return None
 
 

@@ -264,11 +264,11 @@ def saved(picture, path, **options):
     return path
 
 
-def swapped_profile():
+def swapped_profile(name="swap built-in"):
     """A colour space like sRGB with the primaries of red and blue exchanged."""
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     data = data.replace(b"rXYZ", b"xXYZ").replace(b"bXYZ", b"rXYZ").replace(b"xXYZ", b"bXYZ")
-    return data.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+    return data.replace("sRGB built-in".encode("utf-16-be"), name.encode("utf-16-be"))
 
 
 def test_colours_with_a_profile_are_shown_in_srgb(tmp_path):
@@ -277,6 +277,9 @@ def test_colours_with_a_profile_are_shown_in_srgb(tmp_path):
     for kind, ending in itertools.product((picture, picture.convert("RGBA")), ("png", "tif")):
         shown = read(saved(kind, tmp_path / f"swapped.{ending}", icc_profile=swapped))
         np.testing.assert_allclose(shown, plain[::-1], atol=1.5 / 255)
+    linear = swapped_profile("linear sRGB..")
+    shown = read(saved(picture, tmp_path / "linear.png", icc_profile=linear))
+    np.testing.assert_allclose(shown, plain[::-1], atol=1.5 / 255)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (srgb, b"damaged"):
         same = saved(picture, tmp_path / "same.png", icc_profile=profile)
