@@ -10,6 +10,7 @@ The samples need no network.
 
 import hashlib
 import importlib.util
+import math
 import operator
 import os
 from dataclasses import dataclass, replace
@@ -161,7 +162,7 @@ def load_images(
         images = _cifar10(split or "test", root)
         chosen = images if n is None else images[stratified(images.labels, n, seed)]
         values = fit(chosen.images, sides)
-        return replace(chosen, images=luminance(values) if grey else values)
+        return replace(chosen, images=luminance(values).clamp(0, 1) if grey else values)
     if source in ("cifar10-samples", "imagenet-samples"):
         if split is not None:
             raise ValueError(f"{source!r} has no splits; leave `split` out")
@@ -206,10 +207,11 @@ def pixels(images: Any) -> Tensor:
     return tensor.float()
 
 
-def check_range(images: Tensor) -> None:
-    """Raise a ValueError unless pixels are finite and in [0, 1]."""
+def check_range(images: Tensor, *, outside: bool = False) -> None:
+    """Raise a ValueError unless pixels are finite and, but with `outside`, in [0, 1]."""
     low, high = images.detach().aminmax() if images.numel() else (torch.zeros(()),) * 2
-    if not (low >= 0 and high <= 1):  # also catches NaN
+    finite = math.isfinite(low) and math.isfinite(high)
+    if not finite or not outside and (low < 0 or high > 1):
         raise ValueError(f"pixels must be finite and in [0, 1], but reach from {low.item():.4g} to "
                          f"{high.item():.4g}; normalisation is inside the model, so pass plain "
                          "pixels")
