@@ -26,6 +26,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from metalib.labels import CIFAR10
+from metalib.previews import preview
 
 PICTURES: set[str] = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -48,6 +49,15 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self):
+        height, width = self.images.shape[-2:]
+        grey = ", grey" if self.images.shape[1] == 1 else ""
+        known = f", {len(self.class_names)} classes" if self.class_names else ""
+        return f"<{len(self)} images of {self.name}: {height} x {width} pixels{grey}{known}>"
+
+    def _repr_html_(self) -> str:
+        return preview(repr(self), [self.images])
 
     def __getitem__(self, index: Any) -> Self:
         """The subset at `index`: an integer, slice, or list or tensor of indices or booleans."""
