@@ -104,9 +104,9 @@ def generate(
             `Metamers.history`. This takes S B 3 H W bytes, of one batch on the device and of all
             on the CPU: 20 images of 224 x 224 pixels, 200 steps and `store_every=10` take 60 MB.
         callback: a function that is called with a `Progress` (see there) at each check, thus every
-            `check_every` evaluations of a batch and after its last one. If it returns what is
-            true, the run ends as if interrupted, and can be resumed; so it does, with a warning,
-            if it raises an error. With several ranks each calls it, and an error is an error.
+            `check_every` evaluations of a batch and after its last one. If it returns True,
+            the run ends as if interrupted, and can be resumed; so it does, with a warning, if it
+            raises an error. With several ranks each calls it, and an error is an error.
 
     Returns:
         Metamers, on the CPU. An interrupt (Ctrl-C) ends the loop and returns what is done so far.
@@ -230,7 +230,9 @@ class Watcher:
         """Whether the callback ends the run."""
         assert self.callback is not None
         try:
-            return bool(self.callback(progress))
+            answer = self.callback(progress)
+            kind = str(getattr(answer, "dtype", type(answer).__name__))
+            return kind in ("bool", "torch.bool") and bool(answer)  # also of NumPy and torch
         except Exception as error:  # the function of a user can raise anything
             if process_rank()[1] > 1:
                 raise

@@ -238,9 +238,11 @@ class Metamers:
     def __repr__(self):
         counts = ", ".join(f"{self.status.count(status)} {status}"
                            for status in dict.fromkeys(self.status))
-        made = "".join(f" {word} {self.recipe[key]}" for word, key in
-                       (("of", "models"), ("at", "stages"), ("by", "optimizer"))
+        many = len(self.recipe.get("models", ())) > 3
+        made = "".join(f" {word} {len(self.recipe[key]) if many else self.recipe[key]}"
+                       f"{f' {key}' * many}" for word, key in (("of", "models"), ("at", "stages"))
                        if key in self.recipe)
+        made += f" by {self.recipe['optimizer']}" if "optimizer" in self.recipe else ""
         return f"<{len(self)} metamers{made}: {counts or 'made elsewhere'}>"
 
     def _repr_html_(self) -> str:
