@@ -742,8 +742,8 @@ def _notes(metamers: Any, verdict: Any) -> list[tuple[str, str]]:
         if isinstance(verdict, pd.DataFrame):
             verdict = verdict["verdict" if "verdict" in verdict else "passed"]
         return [_mark(word) for word in _texts(verdict, count, "verdict")]
-    loss, texts = getattr(metamers, "loss", None), list(getattr(metamers, "status", ()))
-    texts = texts or ["steps"] * count
+    loss = getattr(metamers, "loss", None)
+    texts: list[str] = list(getattr(metamers, "status", ())) or ["steps"] * count
     if loss is not None:
         for number, values in enumerate(np.asarray(loss.cpu(), dtype=np.float64).T):
             if texts[number] == "steps":
@@ -764,10 +764,10 @@ def _mark(word: Any) -> tuple[str, str]:
 
 def _texts(values: Any, count: int, what: str) -> list[Any]:
     """One entry for each of `count` images, or a ValueError."""
-    if isinstance(values, str) or not np.iterable(values):
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise ValueError(f"{what} must have an entry for each of the {count} metamers, not be "
                          f"{values!r}; judge(model, stage, metamers, null) gives a verdict")
-    entries = values.tolist() if hasattr(values, "tolist") else list(values)
+    entries: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
     if len(entries) != count:
         raise ValueError(f"{what} must have an entry for each of the {count} metamers, not "
                          f"{len(entries)}")

@@ -329,7 +329,9 @@ def read_responses(
     return ((stage, _recorded(responses, stage, labels)) for stage in stages)
 
 
-def noise_ceiling(trials: Tensor, centre: Tensor, others: Tensor | None = None) -> np.ndarray:
+def noise_ceiling(
+    trials: Tensor, centre: Tensor, natural: int, others: Tensor | None = None,
+) -> np.ndarray:
     """The similarity that averages over trials are expected to have if only noise differs.
 
     The reliability of a single trial is the mean correlation r of an image's pairs of trials over
@@ -341,15 +343,19 @@ def noise_ceiling(trials: Tensor, centre: Tensor, others: Tensor | None = None) 
 
     Args:
         trials: (n, trials, D), responses to the references; a missing trial is NaN.
-        centre: (D,), to be subtracted.
+        centre: (D,), the mean over natural images, of which the references are some.
+        natural: the number of these images.
         others: (n,), the number of trials of the metamers; None if it is that of the references.
 
     Returns:
-        (n,), between 0 and 1. An image with a single trial has the mean r of the others; NaN if
-        no image has two.
+        (n,), between 0 and 1; r below 0 counts as 0. An image with a single trial has the mean r of
+        the others; NaN if no image has two.
     """
-    rows = _directions(trials.nan_to_num(), centre)  # a missing trial is zero, and adds nothing
-    counts = _there(trials).sum(1)
+    there, trials = _there(trials)[..., None], trials.nan_to_num()  # missing ones add nothing
+    counts = there.sum((1, 2))
+    # the centre of each trial is of that trial, or else its noise would be common to all of them
+    noise = (trials - trials.sum(1, keepdim=True) / counts[:, None, None]) * there
+    rows = _directions(trials, centre + noise.sum(0) / natural)
     pairs = rows.sum(1).square().sum(1) - rows.square().sum((1, 2))
     single = pairs / (counts * (counts - 1))  # 0 / 0 is NaN
     single = torch.where(counts > 1, single, single.nanmean()).clamp(0, 1)
@@ -441,7 +447,8 @@ def _recorded(responses: Responses, stage: str, labels: np.ndarray | None) -> Re
             setattr(reading, f"to_{name}", torch.einsum("nmd,nd->nm", rows, unit).numpy())
     if "copies" not in arrays and given["references"].ndim == 3:
         others = _there(given["metamers"]).sum(1) if given["metamers"].ndim == 3 else None
-        reading.to_copies = noise_ceiling(given["references"].double(), centre, others)[:, None]
+        reading.to_copies = noise_ceiling(
+            given["references"].double(), centre, len(natural), others)[:, None]
     return reading
 
 

@@ -222,8 +222,9 @@ class Metamers:
         """
         parts = list(parts)
         _check_alike(parts)
-        steps = [part.history_steps for part in parts]
-        if not all(one is not None and torch.equal(one, steps[0]) for one in steps):
+        steps = {None if part.history_steps is None else tuple(part.history_steps.tolist())
+                 for part in parts}
+        if len(steps) > 1:
             parts = [replace(part, frames=None, history_steps=None) for part in parts]
         joined: dict[str, Any] = {"history_steps": parts[0].history_steps}
         for f in fields(Metamers):
