@@ -199,7 +199,7 @@ def test_a_picture_that_cannot_be_drawn_is_refused(verdict, options, message):
 
 def objects(samples, small):
     null = null_distribution(small, "2", samples)
-    grey = ImageSet(torch.rand(30, 1, 300, 200), torch.zeros(30), (), "grey")
+    grey = ImageSet(torch.rand(30, 1, 300, 200), torch.zeros(30, dtype=torch.int64), (), "grey")
     return [samples, samples[:0], grey, made(), made()[[]],
             made(300, images=torch.rand(300, 3, 64, 64),
                  references=torch.rand(300, 3, 64, 64), status=("steps",) * 300,

@@ -240,6 +240,8 @@ def check_resumed(
                               ("start", starts, resume.starts)):
         if now.shape != before.shape or not torch.equal(now.cpu(), before):
             different.append(name)
+    if "code" in different:
+        different[different.index("code")] = "code (of a given loss or rule, or what it uses)"
     if different:
         raise ValueError("a run is resumed with the arguments that it was begun with; "
                          f"these differ: {', '.join(different)}")
@@ -255,7 +257,8 @@ def code_of(function: Any) -> str:
         return address_of(code_of(function.func), _plain([function.args, function.keywords]))
     code = getattr(function, "__code__", None)
     if code is None:  # an object that is called, or built in
-        call = getattr(type(function).__call__, "__code__", None)
+        call = getattr(type(function), "forward", type(function).__call__)
+        call = getattr(call, "__code__", None)
         return address_of(_plain(function), _instructions(call) if call else [],
                           _plain(getattr(function, "__dict__", {})))
     around = inspect.getclosurevars(function)
@@ -276,6 +279,8 @@ def _plain(value: Any) -> Any:
         return [str(value.dtype), value.tobytes().hex()]
     if isinstance(value, Tensor):
         return value.detach()
+    if isinstance(value, (np.generic, complex, bytes, torch.dtype)):
+        return repr(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return getattr(value, "__qualname__", type(value).__qualname__)

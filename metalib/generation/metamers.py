@@ -156,8 +156,9 @@ class Metamers:
         Example:
             >>> from metalib import load_images
             >>> images = load_images("cifar10-samples", n=3)
-            >>> Metamers(images.images.flip(-1), images.images).plot([True, True, False])
-            <Figure size 342x226 with 1 Axes>
+            >>> figure = Metamers(images.images.flip(-1), images.images).plot([True, True, False])
+            >>> [mark.get_text() for mark in figure.axes[0].texts]
+            ['✓ passed', '✓ passed', '✕ failed']
         """
         from metalib.plots import metamers_below_references  # metalib imports without matplotlib
         return metamers_below_references(self, verdict, n=n, labels=labels)
