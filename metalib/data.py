@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,6 +27,7 @@ from torchvision.models import ResNet50_Weights
 from metalib.folders import Found, pictures_in
 from metalib.labels import CIFAR10
 from metalib.pictures import fit, luminance, read_image, sides_of
+from metalib.previews import preview
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -74,6 +76,15 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self):
+        height, width = self.images.shape[-2:]
+        grey = ", grey" if self.images.shape[1] == 1 else ""
+        known = f", {len(self.class_names)} classes" if self.class_names else ""
+        return f"<{len(self)} images of {self.name}: {height} x {width} pixels{grey}{known}>"
+
+    def _repr_html_(self) -> str:
+        return preview(repr(self), [self.images])
+
     def __getitem__(self, index: Any) -> Self:
         """The subset at `index`: an integer, slice, or array of integers or booleans.
 
@@ -104,7 +115,7 @@ def rows_at(index: Any, count: int) -> Tensor:
     if isinstance(index, slice):
         return torch.tensor(range(count)[index], dtype=torch.int64)
     try:
-        rows = torch.as_tensor(index).cpu()
+        rows = index.cpu() if isinstance(index, Tensor) else torch.tensor(np.asarray(index))
     except (TypeError, ValueError, RuntimeError):
         rows = torch.empty(0, 0)
     if rows.dtype == torch.bool and rows.shape == (count,):
