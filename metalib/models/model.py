@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,18 @@ class Model(nn.Module):
         """The device that the model is on."""
         return self.mean.device
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        return 3, self.input_size, self.input_size
+
+    @functools.cached_property
+    def has_classes(self) -> bool:
+        """Whether the network ends in logits (B, K); False for encoders."""
+        grey = torch.full((1, *self.input_shape), 0.5, device=self.device)
+        with torch.no_grad():
+            return self(grey).ndim == 2
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K), float32, of images (B, 3, H, W) in [0, 1].
 
@@ -100,8 +113,16 @@ class Model(nn.Module):
         return self.answer_of(self(images))
 
     def answer_of(self, logits: Tensor) -> Tensor:
-        """The answer (B,) that logits (B, K) stand for, as in `answer`."""
-        return self.coarse(logits) if self.coarse_names else logits.argmax(1)
+        """The answer (B,) that logits (B, K) stand for, as in `answer`.
+
+        -1 where no class is largest.
+        """
+        if not self.has_classes:
+            raise ValueError(f"{self.name} has no classes")
+        if logits.shape[1] == 1:
+            return torch.where(logits[:, 0] == 0, -1, (logits[:, 0] > 0).long())
+        tied = (logits == logits.amax(1, keepdim=True)).sum(1) > 1
+        return (self.coarse(logits) if self.coarse_names else logits.argmax(1)).masked_fill(tied, -1)
 
     def coarse_of(self, labels: Tensor) -> Tensor:
         """The coarse class (B,) of classes (B,); -1 for a class in none, and for -1."""
