@@ -38,8 +38,9 @@ from metalib.identity import fingerprint
 from metalib.version import __version__
 
 __all__ = [
-    "StoredFile", "TableFile", "TensorFile", "address_of", "atomic_write", "code_hash", "fingerprint",
-    "load_table", "provenance", "provenance_table", "save_table", "save_tensors", "sha256"]
+    "StoredFile", "TableFile", "TensorFile", "address_of", "atomic_write", "code_hash",
+    "fingerprint", "load_table", "provenance", "provenance_table", "save_table", "save_tensors",
+    "sha256"]
 
 
 @contextlib.contextmanager

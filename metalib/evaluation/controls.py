@@ -2,6 +2,8 @@
 
     perturbations(references, metamers, natural, draws=60)  # (n, 60, 3, H, W): changed as much
     copies(references)                                      # (n, 2, 3, H, W): hardly changed
+    are_copies(images, others)                              # (A, B): which are the same picture
+    repeated(images)                                        # (B,): which are copies of others
 """
 
 import io
@@ -15,6 +17,9 @@ from metalib import metrics
 from metalib.generation.starts import at_distance, image_generator
 
 COPY = 0.06  # images within this distance of each other (RMS, pixels in [0, 1]) are copies
+GREY = 0.02  # images within this distance of their own luminance are grey
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601, as in Pillow
+BLOCK = 200  # images that are compared with as many others at a time
 
 
 def perturbations(
@@ -64,6 +69,62 @@ def copies(references: Tensor) -> Tensor:
 def distances(images: Tensor, others: Tensor) -> Tensor:
     """(A, B): root mean square distance of each of A images from each of B, pixels in [0, 1]."""
     return torch.cdist(images.flatten(1), others.flatten(1)) / images[0].numel() ** 0.5
+
+
+def are_copies(images: Tensor, others: Tensor) -> Tensor:
+    """Which of A images are copies of which of B others, (A, B) bool.
+
+    They are within `COPY` of each other, as they are or mirrored; in luminance where one of them is
+    grey, so that a grey and a colour version of one photograph are copies. Mirrored images count
+    since networks are trained not to tell them apart.
+
+    Args:
+        images, others: (A, 3, H, W) and (B, 3, H, W) in [0, 1].
+    """
+    near = torch.zeros(len(images), len(others), dtype=torch.bool, device=images.device)
+    small = [torch.nn.functional.adaptive_avg_pool2d(_luminance(x), 16) for x in (images, others)]
+    for mirrored in (False, True):  # means over pixels are not farther apart than the pixels
+        shown = small[1].flip(-1) if mirrored else small[1]
+        a, b = (distances(small[0], shown) <= 1.5 * COPY).nonzero(as_tuple=True)
+        if len(a):
+            rows, columns = a.unique(), b.unique()
+            some = others[columns].flip(-1) if mirrored else others[columns]
+            near[rows[:, None], columns] |= _near(images[rows], some)
+    return near
+
+
+def repeated(images: Tensor) -> Tensor:
+    """Which of images (B, 3, H, W) are copies (see `are_copies`) of earlier ones, (B,) bool.
+
+    A copy of what is a copy itself, and of nothing else, is not one. Images are compared in blocks.
+    """
+    found = torch.zeros(len(images), dtype=torch.bool)
+    for rows in torch.arange(len(images)).split(BLOCK):
+        for others in torch.arange(int(rows[-1]) + 1).split(BLOCK):
+            rows, others = rows[~found[rows]], others[~found[others]]
+            pairs = are_copies(images[rows], images[others]).cpu() & (rows[:, None] > others)
+            for row, copied in zip(rows[pairs.any(1)], pairs[pairs.any(1)]):
+                found[row] = bool((copied & ~found[others]).any())
+    return found
+
+
+def _near(images: Tensor, others: Tensor) -> Tensor:
+    """(A, B) bool: within `COPY` of each other, in luminance where one of both is grey."""
+    near = distances(images, others) <= COPY
+    if images.shape[1] == 1:
+        return near
+    plain = [_luminance(x) for x in (images, others)]
+    grey = [(x - y).flatten(1).square().mean(1).sqrt() <= GREY
+            for x, y in zip((images, others), plain)]
+    return near | (distances(*plain) <= COPY) & (grey[0][:, None] | grey[1])
+
+
+def _luminance(images: Tensor) -> Tensor:
+    """(B, 1, H, W): of colour images their luminance; grey ones as they are."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    weights = torch.tensor(LUMINANCE, device=images.device, dtype=images.dtype)
+    return torch.einsum("bchw,c->bhw", images, weights)[:, None]
 
 
 def _distractor(

@@ -122,7 +122,8 @@ class Model(nn.Module):
         if logits.shape[1] == 1:
             return torch.where(logits[:, 0] == 0, -1, (logits[:, 0] > 0).long())
         tied = (logits == logits.amax(1, keepdim=True)).sum(1) > 1
-        return (self.coarse(logits) if self.coarse_names else logits.argmax(1)).masked_fill(tied, -1)
+        found = self.coarse(logits) if self.coarse_names else logits.argmax(1)
+        return found.masked_fill(tied, -1)
 
     def coarse_of(self, labels: Tensor) -> Tensor:
         """The coarse class (B,) of classes (B,); -1 for a class in none, and for -1."""
