@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-INTERNAL = set(vars(nn.Module()))  # what every module has; registered parts are taken by themselves
 OF_CLASSES = {"__annotations__", "__dict__", "__doc__", "__module__", "__qualname__", "__weakref__"}
-ORIGIN = {"default_cfg", "pretrained_cfg"}  # timm's notes on where weights come from
+# What every module has, of which the registered parts are taken by themselves; and where timm notes
+# from which file the weights come.
+APART = {*vars(nn.Module()), "default_cfg", "pretrained_cfg"}
 
 
 def fingerprint(model: Any) -> str:
@@ -165,7 +166,7 @@ class _Reader:
 
 def _plain(module: nn.Module) -> dict[str, Any]:
     """What is set on a module beside its registered parts."""
-    return {key: value for key, value in vars(module).items() if key not in INTERNAL | ORIGIN}
+    return {key: value for key, value in vars(module).items() if key not in APART}
 
 
 def _changing(model: Any) -> frozenset:

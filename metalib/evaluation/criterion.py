@@ -291,12 +291,12 @@ class Criterion:
             activations, given: (n, D), of the images, and the answers (n,) to them.
             similarity: as in `passes`.
         """
-        defined = self.usable(evoked.activations)[rows] & activations.isfinite().all(1)
+        judged = self.usable(evoked.activations[rows]) & activations.isfinite().all(1)
         if self.same_answer:
-            defined &= (given >= 0) & (evoked.answers[rows] >= 0)
+            judged &= (given >= 0) & (evoked.answers[rows] >= 0)
         passed = self.passes(len(rows), rows.device, similarity,
                              lambda some: evoked.agrees(given[some], rows[some]))
-        return passed & defined & self.usable(activations), defined
+        return passed & judged & self.usable(activations), judged
 
 
 def published(null: NullDistribution) -> Criterion:

@@ -24,6 +24,7 @@ from metalib.generation.optimizers import LINE_SEARCHES, OPTIMIZERS
 from metalib.generation.priors import PRIORS
 from metalib.generation.starts import STARTS, start_images
 from metalib.models import Model
+from metalib.store import fingerprint
 from metalib.version import __version__
 
 
@@ -111,6 +112,7 @@ def checked(
     device_used = torch.device(device or rank_members[0].model.device)
     recipe = {
         "models": [member.model.name for member in members],
+        "fingerprints": [fingerprint(member.model) for member in members],
         "stages": [member.stage for member in members],
         "optimizer": rule.name, "optimizer_options": rule.options,
         "start": chosen.name, "start_options": chosen.options,
@@ -146,7 +148,8 @@ def members_of(
     if not models or len(stages) != len(models) or len(stops) not in (0, len(models)):
         raise ValueError(f"{len(models)} models need as many stages and nulls, not {len(stages)} "
                          f"stages and {len(stops)} nulls")
-    members = [Member(number, model, name, criterion) for number, (model, name, criterion)
+    members = [Member(number, model, name, criterion and criterion.on(model))
+               for number, (model, name, criterion)
                in enumerate(zip(models, stages, stops or [None] * len(models)))]
     for member in members:
         member.model.check_stage(member.stage)
@@ -206,11 +209,19 @@ def check_resumed(
     """Raise a ValueError unless `resume` comes from the same call."""
     if resume.starts is None or not resume.recipe:
         raise ValueError("these metamers were made elsewhere and cannot be resumed")
+    before = resume.recipe.get("fingerprints")
+    if recipe["models"] == resume.recipe.get("models") and recipe["fingerprints"] != before:
+        other = [name for name, *both in zip(recipe["models"], recipe["fingerprints"], before or [])
+                 if both[0] != both[1]]
+        raise ValueError(
+            f"the run was begun with other weights, another normalisation or other code of "
+            f"{', '.join(other)}; load the same network, or begin anew" if before else
+            "the run was begun before it was noted with which weights; begin anew")
     different = [key for key in recipe
-                 if key != "device" and recipe[key] != resume.recipe.get(key)]
-    for name, now, before in (("images", references, resume.references),
-                              ("start", starts, resume.starts)):
-        if now.shape != before.shape or not torch.equal(now.cpu(), before):
+                 if key not in ("device", "fingerprints") and recipe[key] != resume.recipe.get(key)]
+    for name, now, then in (("images", references, resume.references),
+                            ("start", starts, resume.starts)):
+        if now.shape != then.shape or not torch.equal(now.cpu(), then):
             different.append(name)
     if different:
         raise ValueError("a run is resumed with the arguments that it was begun with; "

@@ -97,8 +97,9 @@ def generate(
 
     Raises:
         ValueError: unknown stage, optimizer, start or prior, jitter in a line search, a null of
-            another model or stage, images that a model cannot take, or `resume` of another call.
-            Nothing has been moved or computed then.
+            another model or stage, images that a model cannot take, or `resume` of another call or
+            of other weights, normalisation or code of a model. Nothing has been moved or computed
+            then.
 
     Example:
         >>> from metalib import generate, load_images, load_model
