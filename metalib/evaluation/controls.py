@@ -102,6 +102,8 @@ def repeated(images: Tensor) -> Tensor:
     for rows in torch.arange(len(images)).split(BLOCK):
         for others in torch.arange(int(rows[-1]) + 1).split(BLOCK):
             rows, others = rows[~found[rows]], others[~found[others]]
+            if not len(rows):
+                break
             pairs = are_copies(images[rows], images[others]).cpu() & (rows[:, None] > others)
             for row, copied in zip(rows[pairs.any(1)], pairs[pairs.any(1)]):
                 found[row] = bool((copied & ~found[others]).any())

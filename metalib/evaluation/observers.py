@@ -107,7 +107,8 @@ class Stimuli:
             raise ValueError(
                 f"natural images have the shape {tuple(others.shape[1:])}, references "
                 f"{tuple(self.references.shape[1:])}; load both with the same size=")
-        apart = ~torch.cat([are_copies(some, self.references).any(1) for some in others.split(BLOCK)])
+        apart = ~torch.cat([are_copies(some, self.references).any(1)
+                            for some in others.split(BLOCK)])
         self.natural = torch.cat([self.references, others[apart]])
         if self.labels is not None:
             labels = (natural.labels if isinstance(natural, ImageSet)

@@ -207,8 +207,8 @@ def verdict(table: pd.DataFrame, *, alpha: float = 0.05, level: float = 0.95) ->
     factor where fewer observations than that differ from the rest. Those of the mean area under
     the curve are Student's, with the degrees of freedom of the rarer factor.
 
-    Observers for which nothing is defined, and images that are not defined for one of the others, do
-    not count.
+    Observers for which nothing is defined, and images that are not defined for one of the others,
+    do not count.
 
     Args:
         table: rows of a `representation_test`, or a selection of them, such as those of observers

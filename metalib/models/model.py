@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -57,6 +56,7 @@ class Model(nn.Module):
         grey = torch.full((1, 3, input_size, input_size), 0.5)
         self.stages, self.shapes, self.relu_stages = trace(
             module, stages, self.normalised(grey), name)
+        self.has_classes: bool = self(grey).ndim == 2  # False for encoders
         members = _membership(coarse, self(grey).shape[1], name) if coarse else torch.empty(0)
         self.register_buffer("_coarse", members)
 
@@ -73,13 +73,6 @@ class Model(nn.Module):
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images."""
         return 3, self.input_size, self.input_size
-
-    @functools.cached_property
-    def has_classes(self) -> bool:
-        """Whether the network ends in logits (B, K); False for encoders."""
-        grey = torch.full((1, *self.input_shape), 0.5, device=self.device)
-        with torch.no_grad():
-            return self(grey).ndim == 2
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K), float32, of images (B, 3, H, W) in [0, 1].
