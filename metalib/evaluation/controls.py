@@ -7,6 +7,7 @@
 """
 
 import io
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ from metalib.generation.starts import at_distance, image_generator
 COPY = 0.06  # images within this distance of each other (RMS, pixels in [0, 1]) are copies
 GREY = 0.02  # images within this distance of their own luminance are grey
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601, as in Pillow
+SIDE = 64  # pixels to which images are averaged before they are compared
 BLOCK = 200  # images that are compared with as many others at a time
 
 
@@ -76,38 +78,52 @@ def are_copies(images: Tensor, others: Tensor) -> Tensor:
 
     They are within `COPY` of each other, as they are or mirrored; in luminance where one of them is
     grey, so that a grey and a colour version of one photograph are copies. Mirrored images count
-    since networks are trained not to tell them apart.
+    since networks are trained not to tell them apart. Images of more than `SIDE` pixels are
+    averaged to as many.
 
     Args:
         images, others: (A, 3, H, W) and (B, 3, H, W) in [0, 1].
     """
-    near = torch.zeros(len(images), len(others), dtype=torch.bool, device=images.device)
-    small = [torch.nn.functional.adaptive_avg_pool2d(_luminance(x), 16) for x in (images, others)]
-    for mirrored in (False, True):  # means over pixels are not farther apart than the pixels
-        shown = small[1].flip(-1) if mirrored else small[1]
-        a, b = (distances(small[0], shown) <= 1.5 * COPY).nonzero(as_tuple=True)
-        if len(a):
-            rows, columns = a.unique(), b.unique()
-            some = others[columns].flip(-1) if mirrored else others[columns]
-            near[rows[:, None], columns] |= _near(images[rows], some)
-    return near
+    return _copies(_reduced(images), _reduced(others))
 
 
 def repeated(images: Tensor) -> Tensor:
     """Which of images (B, 3, H, W) are copies (see `are_copies`) of earlier ones, (B,) bool.
 
-    A copy of what is a copy itself, and of nothing else, is not one. Images are compared in blocks.
+    What is a copy only of one that is a copy itself is none. Images are compared in blocks.
     """
     found = torch.zeros(len(images), dtype=torch.bool)
+    reduced = _reduced(images)
     for rows in torch.arange(len(images)).split(BLOCK):
         for others in torch.arange(int(rows[-1]) + 1).split(BLOCK):
             rows, others = rows[~found[rows]], others[~found[others]]
             if not len(rows):
                 break
-            pairs = are_copies(images[rows], images[others]).cpu() & (rows[:, None] > others)
+            pairs = _copies(*([x[some] for x in reduced] for some in (rows, others))).cpu()
+            pairs &= rows[:, None] > others
             for row, copied in zip(rows[pairs.any(1)], pairs[pairs.any(1)]):
                 found[row] = bool((copied & ~found[others]).any())
     return found
+
+
+def _reduced(images: Tensor) -> list[Tensor]:
+    """Images (B, C, H, W) averaged to at most `SIDE` pixels, and their luminance to 16."""
+    sides = [min(side, SIDE) for side in images.shape[-2:]]
+    pool = torch.nn.functional.adaptive_avg_pool2d
+    reduced = torch.cat([pool(some, sides) for some in images.split(BLOCK)])
+    return [reduced, pool(_luminance(reduced), 16)]
+
+
+def _copies(images: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """As `are_copies`, of `_reduced` images."""
+    near = torch.zeros(len(images[0]), len(others[0]), dtype=torch.bool, device=images[0].device)
+    for mirrored in (False, True):  # means over pixels are not farther apart than the pixels
+        full, small = (x.flip(-1) if mirrored else x for x in others)
+        rows, columns = (distances(images[1], small) <= 1.2 * COPY).nonzero(as_tuple=True)
+        if len(rows):
+            rows, columns = rows.unique(), columns.unique()
+            near[rows[:, None], columns] |= _near(images[0][rows], full[columns])
+    return near
 
 
 def _near(images: Tensor, others: Tensor) -> Tensor:
