@@ -54,13 +54,14 @@ class _Reader:
 
     def __init__(self, model: Any):
         self.model = model
-        self.modules = dict(model.module.named_modules())
+        self.network = getattr(model.module, "_orig_mod", model.module)  # before torch.compile
+        self.modules = dict(self.network.named_modules())
         self.known: dict[int, tuple[int, Any]] = {}  # values, too, lest an id is given out again
         for module in (model, *self.modules.values()):
             self.known[id(module)] = len(self.known), module
 
     def read(self) -> list:
-        model, network = self.model, self.model.module
+        model, network = self.model, self.network
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers()),
                    **network.state_dict()}
         own = {name: value for name, value in model.state_dict().items()
@@ -221,8 +222,9 @@ def _filled(cell: Any) -> bool:
 
 def _content(tensor: Tensor) -> Any:
     """Shape, type and hash of the values of a tensor of any kind."""
-    if hasattr(tensor, "__tensor_flatten__"):  # one that is made of others, such as torchao's
-        parts, about = tensor.__tensor_flatten__()
+    taken_apart: Any = getattr(tensor, "__tensor_flatten__", None)
+    if taken_apart:  # one that is made of others, such as torchao's
+        parts, about = taken_apart()
         return [repr(about), *(_content(getattr(tensor, part)) for part in parts)]
     kind = [str(tensor.dtype), list(tensor.shape)]
     if tensor.is_meta:

@@ -108,7 +108,7 @@ def repeated(images: Tensor) -> Tensor:
 
 def _reduced(images: Tensor) -> list[Tensor]:
     """Images (B, C, H, W) averaged to at most `SIDE` pixels, and their luminance to 16."""
-    sides = [min(side, SIDE) for side in images.shape[-2:]]
+    sides = min(images.shape[-2], SIDE), min(images.shape[-1], SIDE)
     pool = torch.nn.functional.adaptive_avg_pool2d
     reduced = torch.cat([pool(some, sides) for some in images.split(BLOCK)])
     return [reduced, pool(_luminance(reduced), 16)]

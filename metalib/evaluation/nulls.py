@@ -158,7 +158,7 @@ def load_null(
         raise ValueError(f"the null {path} belongs to other weights; "
                          "run python -m metalib.runs.train_zoo")
     identity = fingerprint(model)
-    if identity != _identity_as_loaded(model.name, path):
+    if identity != _identity_as_loaded(model.name, path, path.stat().st_mtime_ns):
         raise ValueError(f"the null that comes with {model.name} is of the network as load_model "
                          "gives it, and this one has other weights, another normalisation or other "
                          "code; compute one with null_distribution(model, stage, images)")
@@ -169,8 +169,8 @@ def load_null(
 
 
 @functools.lru_cache(maxsize=64)
-def _identity_as_loaded(name: str, _null: Path) -> str:
-    """The fingerprint of a model as it is on disk, beside the file of its nulls."""
+def _identity_as_loaded(name: str, _null: Path, _changed: int) -> str:
+    """The fingerprint of a model as it is on disk, beside the file of its nulls as it is now."""
     return fingerprint(load_model(name))
 
 
