@@ -34,7 +34,13 @@ import torch
 from pandas.util import hash_pandas_object
 from safetensors import SafetensorError, safe_open
 
+from metalib.identity import fingerprint
 from metalib.version import __version__
+
+__all__ = [
+    "StoredFile", "TableFile", "TensorFile", "address_of", "atomic_write", "code_hash",
+    "fingerprint", "load_table", "provenance", "provenance_table", "save_table", "save_tensors",
+    "sha256"]
 
 
 @contextlib.contextmanager
@@ -85,15 +91,6 @@ def address_of(*parts: Any) -> str:
     """A name for a result, by all that determines it: 40 hexadecimal digits."""
     text = json.dumps(parts, sort_keys=True, default=_described)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
-
-
-def fingerprint(model: Any) -> str:
-    """Hash of what decides the output of a Model: layers, weights, normalisation, stages, classes.
-
-    Its name does not count. Layers count by what they print: the code behind them is not seen.
-    """
-    return address_of(repr(model.module), model.stages, model.input_size, model.class_names,
-                      model.coarse_names, sha256(model.state_dict()))
 
 
 @functools.cache

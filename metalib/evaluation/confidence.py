@@ -15,13 +15,23 @@ from torch import Tensor
 from metalib.data import ImageSet, pixels
 from metalib.models.model import Model
 
+
+def two_sided(logits: Tensor) -> Tensor:
+    """Logits (B, K); of one logit (B, 1) for two classes the logits of both, -z / 2 and z / 2."""
+    return torch.cat([-logits, logits], 1) / 2 if logits.shape[1] == 1 else logits
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """The maximum softmax probability (B,), Hendrycks & Gimpel 2017, arXiv:1610.02136."""
+    return two_sided(logits).softmax(1).amax(1)
+
+
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {
-    # maximum softmax probability, Hendrycks & Gimpel 2017, arXiv:1610.02136
-    "msp": lambda logits: logits.softmax(1).amax(1),
+    "msp": confidence,
     # Hendrycks et al. 2022, arXiv:1911.11132
-    "max_logit": lambda logits: logits.amax(1),
+    "max_logit": lambda logits: two_sided(logits).amax(1),
     # minus the energy of Liu et al. 2020, arXiv:2010.03759, at temperature 1
-    "energy": lambda logits: logits.logsumexp(1),
+    "energy": lambda logits: two_sided(logits).logsumexp(1),
 }
 
 
@@ -35,13 +45,22 @@ def scores(model: Model, images: ImageSet | Tensor, *, batch_size: int = 500) ->
 
     Returns:
         One row per image: a column for each of `SCORES`, and `answer`, the class of the largest
-        logit.
+        logit, -1 where none is the largest.
+
+    Raises:
+        ValueError: a model without classes.
     """
+    if not model.has_classes:
+        raise ValueError(f"{model.name} has no classes, in which it could be confident; compare "
+                         "its activations with judge or representation_test")
     with torch.no_grad():
         logits = torch.cat([model(batch.to(model.device)).cpu()
                             for batch in pixels(images).split(batch_size)]).double()
+    answers = model.answer_of(logits.to(model.device, torch.float32)).cpu()
+    if model.coarse_names:
+        answers = answers.where(answers < 0, logits.argmax(1))
     return pd.DataFrame({name: score(logits) for name, score in SCORES.items()}
-                        | {"answer": logits.argmax(1)})
+                        | {"answer": answers})
 
 
 def detection(

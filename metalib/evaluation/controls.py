@@ -2,9 +2,12 @@
 
     perturbations(references, metamers, natural, draws=60)  # (n, 60, 3, H, W): changed as much
     copies(references)                                      # (n, 2, 3, H, W): hardly changed
+    are_copies(images, others)                              # (A, B): which are the same picture
+    repeated(images)                                        # (B,): which are copies of others
 """
 
 import io
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -15,6 +18,10 @@ from metalib import metrics
 from metalib.generation.starts import at_distance, image_generator
 
 COPY = 0.06  # images within this distance of each other (RMS, pixels in [0, 1]) are copies
+GREY = 0.02  # images within this distance of their own luminance are grey
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601, as in Pillow
+SIDE = 64  # pixels to which images are averaged before they are compared
+BLOCK = 200  # images that are compared with as many others at a time
 
 
 def perturbations(
@@ -64,6 +71,78 @@ def copies(references: Tensor) -> Tensor:
 def distances(images: Tensor, others: Tensor) -> Tensor:
     """(A, B): root mean square distance of each of A images from each of B, pixels in [0, 1]."""
     return torch.cdist(images.flatten(1), others.flatten(1)) / images[0].numel() ** 0.5
+
+
+def are_copies(images: Tensor, others: Tensor) -> Tensor:
+    """Which of A images are copies of which of B others, (A, B) bool.
+
+    They are within `COPY` of each other, as they are or mirrored; in luminance where one of them is
+    grey, so that a grey and a colour version of one photograph are copies. Mirrored images count
+    since networks are trained not to tell them apart. Images of more than `SIDE` pixels are
+    averaged to as many.
+
+    Args:
+        images, others: (A, 3, H, W) and (B, 3, H, W) in [0, 1].
+    """
+    return _copies(_reduced(images), _reduced(others))
+
+
+def repeated(images: Tensor) -> Tensor:
+    """Which of images (B, 3, H, W) are copies (see `are_copies`) of earlier ones, (B,) bool.
+
+    What is a copy only of one that is a copy itself is none. Images are compared in blocks.
+    """
+    found = torch.zeros(len(images), dtype=torch.bool)
+    reduced = _reduced(images)
+    for rows in torch.arange(len(images)).split(BLOCK):
+        for others in torch.arange(int(rows[-1]) + 1).split(BLOCK):
+            rows, others = rows[~found[rows]], others[~found[others]]
+            if not len(rows):
+                break
+            pairs = _copies(*([x[some] for x in reduced] for some in (rows, others))).cpu()
+            pairs &= rows[:, None] > others
+            for row, copied in zip(rows[pairs.any(1)], pairs[pairs.any(1)]):
+                found[row] = bool((copied & ~found[others]).any())
+    return found
+
+
+def _reduced(images: Tensor) -> list[Tensor]:
+    """Images (B, C, H, W) averaged to at most `SIDE` pixels, and their luminance to 16."""
+    sides = min(images.shape[-2], SIDE), min(images.shape[-1], SIDE)
+    pool = torch.nn.functional.adaptive_avg_pool2d
+    reduced = torch.cat([pool(some, sides) for some in images.split(BLOCK)])
+    return [reduced, pool(_luminance(reduced), 16)]
+
+
+def _copies(images: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """As `are_copies`, of `_reduced` images."""
+    near = torch.zeros(len(images[0]), len(others[0]), dtype=torch.bool, device=images[0].device)
+    for mirrored in (False, True):  # means over pixels are not farther apart than the pixels
+        full, small = (x.flip(-1) if mirrored else x for x in others)
+        rows, columns = (distances(images[1], small) <= 1.2 * COPY).nonzero(as_tuple=True)
+        if len(rows):
+            rows, columns = rows.unique(), columns.unique()
+            near[rows[:, None], columns] |= _near(images[0][rows], full[columns])
+    return near
+
+
+def _near(images: Tensor, others: Tensor) -> Tensor:
+    """(A, B) bool: within `COPY` of each other, in luminance where one of both is grey."""
+    near = distances(images, others) <= COPY
+    if images.shape[1] == 1:
+        return near
+    plain = [_luminance(x) for x in (images, others)]
+    grey = [(x - y).flatten(1).square().mean(1).sqrt() <= GREY
+            for x, y in zip((images, others), plain)]
+    return near | (distances(*plain) <= COPY) & (grey[0][:, None] | grey[1])
+
+
+def _luminance(images: Tensor) -> Tensor:
+    """(B, 1, H, W): of colour images their luminance; grey ones as they are."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    weights = torch.tensor(LUMINANCE, device=images.device, dtype=images.dtype)
+    return torch.einsum("bchw,c->bhw", images, weights)[:, None]
 
 
 def _distractor(

@@ -6,11 +6,18 @@
     generate(model, images, "group3", stop=mine)
 
 One criterion serves the loop, which asks when an image is done, `judge`, and the transfer study.
+
+Where what it asks for is not defined, there is no verdict, and nothing passes: where the
+activations of a reference are all the same number, where those of unrelated images are the same, or
+where no class is the largest.
 """
 
+import dataclasses
 import functools
 import html
 import math
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,11 +30,16 @@ from torch import Tensor
 from metalib import metrics
 from metalib.data import pixels, to_8_bits
 from metalib.models import Model
+from metalib.store import fingerprint
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pearson": metrics.pearson, "spearman": metrics.spearman, "snr_db": metrics.snr_db}
 
 RANK_UNITS = 50  # with fewer units Spearman does not gate: some unrelated images share a ranking
+
+LEAST_PAIRS = 40  # each pair in both orders: with fewer, 1 unrelated image in 20 passes by chance
+LEAST_UNITS = 3  # two numbers always correlate by 1 or -1
+ALIKE = {"pearson": 1 - 1e-6, "spearman": 1 - 1e-6, "snr_db": 60.0}  # equal, in single precision
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,8 @@ class NullDistribution:
             of 1 to `pairs`, or for the bundled nulls the first 300 and a selection of the others.
         pairs: the number of pairs.
         units: the number of units of the stage.
-        about: a plain dict: model, stage, images, seed.
+        about: a plain dict: model, its fingerprint (see `metalib.store.fingerprint`), stage,
+            images, how many copies among them were left out, seed.
     """
 
     values: dict[str, np.ndarray]
@@ -86,13 +99,48 @@ class NullDistribution:
         at_least = np.searchsorted(-self.values[metric], -values, side="right")  # of those kept
         return (np.append(self.order, self.pairs + 1)[at_least]) / (self.pairs + 1)
 
+    def flaw(self, metric: str) -> str:
+        """Why no verdict can rest on a metric here, in words; empty if one can.
+
+        A null of fewer than `LEAST_PAIRS` pairs; a correlation of fewer than `LEAST_UNITS` units;
+        a stage where unrelated images are alike: all pairs are equally similar, or one in twenty
+        cannot be told from equal (`ALIKE`).
+        """
+        if self.pairs < LEAST_PAIRS:
+            return f"a null of {self.pairs} pairs is too small, {LEAST_PAIRS} are the least"
+        if metric != "snr_db" and self.units < LEAST_UNITS:
+            return f"{self.units} units have no correlation"
+        values = self.values[metric]
+        if values[0] == values[-1] or not self.quantile(0.95)[metric] < ALIKE[metric]:
+            return "the activations of unrelated images cannot be told apart"
+        return ""
+
     def check(self, model: Model, stage: str) -> None:
-        """Raise a ValueError unless this is a null of that stage of that model."""
-        ours = self.about.get("model", model.name), self.about.get("stage", stage), self.units
-        theirs = model.name, stage, math.prod(model.shapes[stage])
-        if ours != theirs:
+        """Raise a ValueError unless this is a null of that stage of that model.
+
+        Warns:
+            UserWarning: no verdict can rest on it, see `flaw`.
+        """
+        published(self).check(model, stage)
+
+    def check_origin(self, name: str, stage: str, identity: str, units: int) -> None:
+        """Raise a ValueError unless this is a null of a model, by its fingerprint, and stage.
+
+        A null of version 0.1 knows no fingerprint.
+        """
+        ours = self.about.get("model", name), self.about.get("stage", stage), self.units
+        if ours != (name, stage, units):
             raise ValueError("the null is of {}, {} ({:,} units), not of {}, {} ({:,} units)"
-                             .format(*ours, *theirs))
+                             .format(*ours, name, stage, units))
+        if self.about.get("fingerprint", identity) != identity:
+            raise ValueError(
+                f"the null of {name}, {stage} was computed with other weights, another "
+                "normalisation or other code of that model; compute it again with "
+                "null_distribution(model, stage, images)")
+
+    def on(self, model: Model) -> "NullDistribution | Criterion":
+        """As in `Criterion`."""
+        return self if model.has_classes else without_classes(self)
 
     def toward(self, model: Model, stage: str, references: Tensor) -> Callable[..., Tensor]:
         """As in `Criterion`, for the published one."""
@@ -137,12 +185,24 @@ class Criterion:
         null: the null distribution of that stage of that model.
         thresholds: for each metric that gates, the least similarity of activations.
         same_answer: whether the model has to give the image the class that it gives the reference.
+            Not asked of models that have no classes, see `on`.
+
+    Raises:
+        ValueError: an unknown metric, a threshold that everything reaches, or nothing asked for.
     """
 
     name: str
     null: NullDistribution
     thresholds: dict[str, float]
     same_answer: bool = True
+
+    def __post_init__(self):
+        if unknown := self.thresholds.keys() - METRICS:
+            raise ValueError(f"unknown metrics {', '.join(sorted(unknown))} in the criterion "
+                             f"{self.name}; choose from {', '.join(METRICS)}")
+        if -math.inf in self.thresholds.values() or not (self.thresholds or self.same_answer):
+            raise ValueError(f"everything would pass the criterion {self.name}; give it finite "
+                             "thresholds, or same_answer=True")
 
     def __repr__(self):
         of = ", ".join(str(self.null.about[key]) for key in ("model", "stage")
@@ -162,8 +222,37 @@ class Criterion:
                          self.same_answer or other.same_answer)
 
     def check(self, model: Model, stage: str) -> None:
-        """Raise a ValueError unless this is a criterion for that stage of that model."""
-        self.null.check(model, stage)
+        """Raise a ValueError unless this is a criterion for that stage of that model.
+
+        Warns:
+            UserWarning: it gives no verdicts there, see `flaw`.
+        """
+        self.null.check_origin(
+            model.name, stage, fingerprint(model), math.prod(model.shapes[stage]))
+        if flaw := self.flaw:
+            warn(f"{model.name}, {stage}: {flaw}; verdicts are undefined, and nothing passes")
+
+    @functools.cached_property
+    def flaw(self) -> str:
+        """Why the criterion gives no verdicts, in words; empty if it does."""
+        flaws = [self.null.flaw(metric) for metric in self.thresholds]
+        if any(math.isnan(threshold) for threshold in self.thresholds.values()):
+            flaws.append("a threshold is not a number")
+        return next(filter(None, flaws), "")
+
+    def on(self, model: Model) -> "Criterion":
+        """The same criterion, for a model without classes one that does not ask for an answer."""
+        if model.has_classes or not self.same_answer:
+            return self
+        return dataclasses.replace(
+            self, name=f"{self.name}, without classes", same_answer=False)
+
+    def usable(self, activations: Tensor) -> Tensor:
+        """For which activations (n, D) all that is asked for is defined, (n,) bool."""
+        found = activations.isfinite().all(1) & (self.flaw == "")
+        for metric in self.thresholds:
+            found &= defined(metric, activations)
+        return found
 
     def describe(self) -> dict:
         """A plain dict for a record."""
@@ -201,18 +290,37 @@ class Criterion:
             A function of images (b, 3, H, W) and the rows (b,) of their references, which gives
             (b,) bool, on the device of the images.
         """
-        with torch.no_grad():
-            evoked = Evoked(model.activations(references, stage), model.answer(references))
+        criterion, evoked = self.on(model), Evoked.of(model, stage, references)
+        usable = criterion.usable(evoked.activations)
 
         def passed(images: Tensor, rows: Tensor) -> Tensor:
             with torch.no_grad():
                 activations = model.activations(images, stage)
-                return self.passes(
+                found = criterion.passes(
                     len(images), images.device,
                     lambda metric, some: evoked.similarity(metric, activations[some], rows[some]),
-                    lambda some: model.answer(images[some]) == evoked.answers[rows[some]])
+                    lambda some: evoked.agrees(answers(model, images[some]), rows[some]))
+                return found & usable[rows] & criterion.usable(activations)
 
         return passed
+
+    def verdicts(
+        self, evoked: "Evoked", rows: Tensor, activations: Tensor, given: Tensor,
+        similarity: Callable[[str, Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Which images pass, and for which there is a verdict, (n,) bool each.
+
+        Args:
+            evoked, rows: by the references, and which of these belong to the images.
+            activations, given: (n, D), of the images, and the answers (n,) to them.
+            similarity: as in `passes`.
+        """
+        judged = self.usable(evoked.activations[rows]) & activations.isfinite().all(1)
+        if self.same_answer:
+            judged &= (given >= 0) & (evoked.answers[rows] >= 0)
+        passed = self.passes(len(rows), rows.device, similarity,
+                             lambda some: evoked.agrees(given[some], rows[some]))
+        return passed & judged & self.usable(activations), judged
 
 
 def published(null: NullDistribution) -> Criterion:
@@ -225,7 +333,13 @@ def published(null: NullDistribution) -> Criterion:
 
 
 def quantile(null: NullDistribution, q: float) -> Criterion:
-    """As published, with the q-quantile of the null in place of its maximum, which is noisy."""
+    """As published, with the q-quantile of the null in place of its maximum, which is noisy.
+
+    Raises:
+        ValueError: q is not above 0, where every pair of unrelated images passes, and at most 1.
+    """
+    if not 0 < q <= 1:
+        raise ValueError(f"the criterion takes a quantile above 0 and at most 1, not {q}")
     thresholds = null.quantile(q)
     return Criterion(f"quantile {q:g}", null, {metric: thresholds[metric] for metric in null.gates})
 
@@ -247,11 +361,21 @@ class Evoked:
 
     Args:
         activations: (B, D).
-        answers: (B,), the classes that the model gives to the references.
+        answers: (B,), the classes that the model gives to the references; -1 for none.
     """
 
     def __init__(self, activations: Tensor, answers: Tensor):
         self.activations, self.answers = activations, answers
+
+    @classmethod
+    def of(cls, model: Model, stage: str, references: Tensor) -> "Evoked":
+        """What references (B, 3, H, W), on the device of the model, evoke there."""
+        with torch.no_grad():
+            return cls(model.activations(references, stage), answers(model, references))
+
+    def agrees(self, given: Tensor, rows: Tensor | slice) -> Tensor:
+        """Whether answers (n,) are those to the references in `rows`; not where there is none."""
+        return (given == self.answers[rows]) & (given >= 0)
 
     def similarity(self, metric: str, activations: Tensor, rows: Tensor | slice) -> Tensor:
         """Similarity (n,) of activations (n, D) to those of the references in `rows` (n,)."""
@@ -288,10 +412,48 @@ class Evoked:
                 torch.linalg.vector_norm(self.activations - mean[:, None], dim=1))
 
 
+def defined(metric: str, activations: Tensor) -> Tensor:
+    """For which activations (n, D) a metric is defined, (n,) bool.
+
+    A correlation is not where they are all the same number, nor for fewer than `LEAST_UNITS`; a
+    ratio of signal to noise is not where they are all zero; neither is where one is not finite.
+    """
+    low, high = activations.aminmax(dim=1)
+    if metric == "snr_db":
+        return (high - low).isfinite() & ((low < 0) | (high > 0))
+    return (high - low).isfinite() & (low < high) & (activations.shape[1] >= LEAST_UNITS)
+
+
+def answers(model: Model, images: Tensor) -> Tensor:
+    """The answers (B,) of a model, as in `Model.answer`; -1 from a model without classes."""
+    if model.has_classes:
+        return model.answer(images)
+    return torch.full((len(images),), -1, device=images.device)
+
+
+def truths(values: Any, known: Any) -> Any:
+    """Booleans (n,) for a table, missing where they are not known."""
+    values, known = np.asarray(values, dtype=bool), np.asarray(known, dtype=bool)
+    return values if known.all() else pd.arrays.BooleanArray(values, ~known)
+
+
+def warn(message: str) -> None:
+    """Warn of the line outside of the package from which it was called."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] == "metalib":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
 def judge(
     model: Model, stage: str, metamers: Any, null: NullDistribution | Criterion,
 ) -> pd.DataFrame:
     """Judge metamers by a criterion. The image judged is the 8-bit image.
+
+    There is no verdict where what the criterion asks for is not defined: no image passes at a stage
+    where unrelated images are alike (see `NullDistribution.flaw`), none whose reference evokes no
+    activations that differ, and none of whose two answers one is missing, since no class is the
+    largest. A model without classes is judged by the criterion without them.
 
     Args:
         model, stage: where to judge; the generating model and stage, or others.
@@ -300,35 +462,44 @@ def judge(
             Criterion.
 
     Returns:
-        pandas.DataFrame, one row per image: `image` (its number), `pearson`, `spearman`, `snr_db`
-        (20 log10), `class_match`, `passed` (see `Criterion`), `p_value` (the largest of those of
-        the metrics that gate, so that it is small only if all are), `distance` and
+        pandas.DataFrame, one row per image: `image` (its number), `passed` (see `Criterion`),
+        `verdict` ("passed", "failed" or "undefined"), `pearson`, `spearman`, `snr_db`
+        (20 log10; NaN where not defined for the reference), `class_match` (missing where an answer
+        is), `p_value` (the largest of those of the metrics that gate, so that it is small only if
+        all are; NaN without a verdict or such metrics), `distance` and
         `distance_from_start` (root mean square over pixels in [0, 1], the second NaN where the
-        start is not known), `evaluations` (NaN where not known), and, where the metamers have
-        `files`, the `file` of the reference.
+        start is not known), `evaluations` (NaN where not known) and, where the metamers have
+        `files`, the `file` of the reference. Its `attrs` name the `criterion`, and why there are
+        no verdicts (`undefined`, empty if there are).
 
     Raises:
-        ValueError: an unknown stage, a null of another model or stage, or images that the model
-            cannot take.
+        ValueError: an unknown stage, a null of another model (or of other weights, normalisation or
+            code) or stage, or images that the model cannot take.
+
+    Warns:
+        UserWarning: the criterion gives no verdicts at this stage.
     """
-    criterion = published(null) if isinstance(null, NullDistribution) else null
     model.check_stage(stage)
+    criterion = (published(null) if isinstance(null, NullDistribution) else null).on(model)
     criterion.check(model, stage)
     images, references = to_8_bits(pixels(metamers.images)).cpu(), pixels(metamers.references).cpu()
-    count, shown, against = len(images), images.to(model.device), references.to(model.device)
+    shown, rows = images.to(model.device), torch.arange(len(images), device=model.device)
+    evoked = Evoked.of(model, stage, references.to(model.device))
     with torch.no_grad():
-        evoked = Evoked(model.activations(against, stage), model.answer(against))
-        activations = model.activations(shown, stage)
-        agrees = model.answer(shown) == evoked.answers
-    similarity = {metric: evoked.similarity(metric, activations, slice(None))
-                  for metric in METRICS}
-    passed = criterion.passes(count, model.device, lambda metric, some: similarity[metric][some],
-                              lambda some: agrees[some])
-    table = pd.DataFrame({"image": range(count), **{
-        metric: value.cpu().double() for metric, value in similarity.items()}})
-    table["class_match"], table["passed"] = agrees.cpu().numpy(), passed.cpu().numpy()
-    table["p_value"] = np.max([criterion.null.p_value(metric, table[metric])
-                               for metric in criterion.thresholds], axis=0)
+        activations, given = model.activations(shown, stage), answers(model, shown)
+    similarity = {metric: evoked.similarity(metric, activations, rows) for metric in METRICS}
+    passed, judged = (found.cpu().numpy() for found in criterion.verdicts(
+        evoked, rows, activations, given, lambda metric, some: similarity[metric][some]))
+    table = pd.DataFrame({
+        "image": range(len(images)), "passed": passed,
+        "verdict": np.where(judged, np.where(passed, "passed", "failed"), "undefined"),
+        **{metric: value.where(defined(metric, evoked.activations), math.nan).cpu().double()
+           for metric, value in similarity.items()}})
+    table["class_match"] = truths(
+        evoked.agrees(given, rows).cpu(), ((given >= 0) & (evoked.answers >= 0)).cpu())
+    p_values = [criterion.null.p_value(metric, table[metric]) for metric in criterion.thresholds]
+    table["p_value"] = (
+        np.where(judged, np.max(p_values, axis=0), math.nan) if p_values else math.nan)
     table["distance"] = metrics.rms_distance(images, references).double().numpy()
     start = getattr(metamers, "starts", None)
     evaluations = getattr(metamers, "evaluations", None)
@@ -337,4 +508,5 @@ def judge(
     table["evaluations"] = math.nan if evaluations is None else evaluations.numpy()
     if files := getattr(metamers, "files", ()):
         table["file"] = list(files)
+    table.attrs = {"criterion": criterion.name, "undefined": criterion.flaw}
     return table

@@ -7,6 +7,7 @@
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ class Entry:
         name, stages, card: as in `Model`, the card completed by the user.
         given: the model or its name, as the user gave it.
         fingerprint: see `metalib.store.fingerprint`.
+        units: of each stage.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Entry:
     fingerprint: str
     stages: tuple[str, ...]
     card: dict
+    units: dict[str, int]
 
 
 class Loader:
@@ -71,7 +74,8 @@ class Loader:
         model = self._load(given)
         model.check_images(images.images)
         card = {**model.card, **self.cards.get(name, {})}
-        entry = Entry(name, given, fingerprint(model), model.stages, card)
+        units = {stage: math.prod(shape) for stage, shape in model.shapes.items()}
+        entry = Entry(name, given, fingerprint(model), model.stages, card, units)
         if self.known.setdefault(name, entry).fingerprint != entry.fingerprint:
             raise ValueError(f"two different models are called {name}; "
                              "give one of them another name in wrap_model")
@@ -112,10 +116,7 @@ class Nulls:
         for entry, stage in wanted:
             null = self.given.get((entry.name, stage))
             if null is not None:
-                theirs = null.about.get("model", entry.name), null.about.get("stage", stage)
-                if theirs != (entry.name, stage):
-                    raise ValueError("the null is of {}, {}, not of {}, {}".format(
-                        *theirs, entry.name, stage))
+                null.check_origin(entry.name, stage, entry.fingerprint, entry.units[stage])
             elif self.images is None and stage not in self.shipped(entry.name):
                 raise ValueError(
                     f"no null ships for {entry.name}, {stage}: pass null_images=, a few thousand "
@@ -126,7 +127,8 @@ class Nulls:
         """What names the null in an address, without computing it."""
         null = self.given.get((entry.name, stage))
         if null is not None:
-            content = hashlib.sha256(null.values["pearson"].tobytes()).hexdigest()
+            content = [hashlib.sha256(values.tobytes()).hexdigest()
+                       for _, values in sorted(null.values.items())]
             return [null.pairs, null.units, null.maximum, content]
         path = null_file(entry.name) if stage in self.shipped(entry.name) else None
         if path not in self.hashes:

@@ -4,8 +4,10 @@
     null = load_null(model, "group3")                       # one that comes with a model
 """
 
+import functools
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,16 +16,27 @@ from torch import Tensor
 
 from metalib import metrics
 from metalib.data import ImageSet, pixels
-from metalib.evaluation.criterion import METRICS, RANK_UNITS, NullDistribution, judge
-from metalib.models import Model
+from metalib.evaluation.controls import repeated
+from metalib.evaluation.criterion import (
+    METRICS,
+    RANK_UNITS,
+    NullDistribution,
+    judge,
+    published,
+    warn,
+)
+from metalib.models import Model, load_model
 from metalib.models.registry import null_file
+from metalib.store import fingerprint
+
+FEW_IMAGES = 100  # with fewer, 4950 pairs, `null_distribution` warns
 
 __all__ = ["METRICS", "RANK_UNITS", "NullDistribution", "judge", "load_null", "null_distribution"]
 
 
 def null_distribution(
     model: Model, stage: str, images: ImageSet | Tensor, *, pairs: int = 1_000_000, seed: int = 0,
-    batch_size: int = 500,
+    batch_size: int = 500, keep_copies: bool = False,
 ) -> NullDistribution:
     """Similarities, at a stage of a model, of random pairs of different natural images.
 
@@ -31,19 +44,29 @@ def null_distribution(
     of standardised ranks), computed for the drawn pairs only. The ratio of signal to noise follows
     from the same products.
 
+    Copies (see `metalib.evaluation.controls.are_copies`) are left out but for the first: a pair of
+    them is no pair of unrelated images, and its similarity, near 1, would be the maximum. The fewer
+    images, the more easily an unrelated one reaches the maximum by chance; take `FEW_IMAGES` at
+    least, better some thousands. Below `criterion.LEAST_PAIRS` pairs there are no verdicts.
+
     Args:
         model, stage: whose activations.
         images: natural images, an ImageSet or a tensor (B, 3, H, W) in [0, 1], B at least 2.
         pairs: how many ordered pairs to draw, without replacement; all if there are not more.
         seed: of the draw.
         batch_size: images that go through the model together.
+        keep_copies: leave no image out.
 
     Returns:
         NullDistribution. Memory: about five times B x D float32 numbers.
 
     Raises:
-        ValueError: fewer than two images, images that the model cannot take, or activations that
-            are not finite.
+        ValueError: fewer than two images, all copies of one, images that the model cannot take, or
+            activations that are not finite.
+
+    Warns:
+        UserWarning: copies were left out; there are few images; or no verdict can rest on the null,
+            see `NullDistribution.flaw`.
 
     Example:
         >>> from metalib import load_images, load_model, null_distribution
@@ -54,6 +77,12 @@ def null_distribution(
     """
     name = images.name if isinstance(images, ImageSet) else "given"
     images = pixels(images)
+    model.check_stage(stage)
+    count, where = len(images), f"{model.name}, {stage}"
+    if not keep_copies:
+        images = images[~repeated(images)]
+    if count > 1 == len(images):
+        raise ValueError(f"all {count} images of the null are copies of one")
     if len(images) < 2 or pairs < 1:
         raise ValueError("a null needs at least two images and one pair, "
                          f"not {len(images)} images and {pairs} pairs")
@@ -63,7 +92,7 @@ def null_distribution(
     if not activations.is_cuda:  # sampled products run on these two only
         activations = activations.cpu()
     if not activations.isfinite().all():
-        raise ValueError(f"{model.name}, {stage}: the activations of some images are not finite")
+        raise ValueError(f"{where}: the activations of some images are not finite")
     first, second = _draw_pairs(len(images), pairs, seed, activations.device)
 
     units = activations.shape[1]
@@ -76,11 +105,26 @@ def null_distribution(
     product = units * (pearson * spread[first] * spread[second] + mean[first] * mean[second])
     snr_db = metrics.snr_db_of_products(norm[first], norm[second], product)
     values = {"pearson": pearson, "spearman": spearman, "snr_db": snr_db}
-    return NullDistribution(
+    null = NullDistribution(
         {metric: value.sort(descending=True).values.cpu().numpy()
          for metric, value in values.items()},
         np.arange(1, len(first) + 1), len(first), units,
-        {"model": model.name, "stage": stage, "images": f"{len(images)} of {name}", "seed": seed})
+        {"model": model.name, "fingerprint": fingerprint(model), "stage": stage,
+         "images": f"{len(images)} of {name}", "copies": count - len(images), "seed": seed})
+    _warn_of(null, where, len(images))
+    return null
+
+
+def _warn_of(null: NullDistribution, where: str, count: int) -> None:
+    """Warn, in a line each, of what is to be known of a null of so many images."""
+    if copies := null.about["copies"]:
+        warn(f"{where}: {copies} of {count + copies} images are copies of others and were left "
+             "out of the null; keep_copies=True keeps them")
+    if flaw := published(null).flaw:
+        warn(f"{where}: {flaw}; verdicts by this null are undefined, and nothing passes")
+    elif count < FEW_IMAGES:
+        warn(f"{where}: the null is of {count} images only, so that its maximum is easily reached "
+             f"by chance; take {FEW_IMAGES} at least, better some thousands")
 
 
 def load_null(
@@ -97,7 +141,7 @@ def load_null(
 
     Raises:
         ValueError: a model that has none, an unknown stage, or a null that is damaged or was made
-            for other weights.
+            for other weights, another normalisation or other code than the model has now.
     """
     model.check_stage(stage)
     if stage not in shipped_stages(model.name):
@@ -113,10 +157,21 @@ def load_null(
     if about["weights_sha256"] != model.card["sha256"]:
         raise ValueError(f"the null {path} belongs to other weights; "
                          "run python -m metalib.runs.train_zoo")
+    identity = fingerprint(model)
+    if identity != _identity_as_loaded(model.name, path, path.stat().st_mtime_ns):
+        raise ValueError(f"the null that comes with {model.name} is of the network as load_model "
+                         "gives it, and this one has other weights, another normalisation or other "
+                         "code; compute one with null_distribution(model, stage, images)")
     return NullDistribution(
         values, order, int(about["pairs"]), math.prod(model.shapes[stage]),
-        {"model": model.name, "stage": stage, "images": about["images"],
-         "seed": int(about["seed"])})
+        {"model": model.name, "fingerprint": identity, "stage": stage,
+         "images": about["images"], "seed": int(about["seed"])})
+
+
+@functools.lru_cache(maxsize=64)
+def _identity_as_loaded(name: str, _null: Path, _changed: int) -> str:
+    """The fingerprint of a model as it is on disk, beside the file of its nulls as it is now."""
+    return fingerprint(load_model(name))
 
 
 def shipped_stages(name: str) -> set[str]:

@@ -9,6 +9,7 @@ at one stage of it need.
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from metalib import metrics
 from metalib.data import ImageSet, pixels, to_8_bits
-from metalib.evaluation.controls import COPY, copies, distances, perturbations
+from metalib.evaluation.controls import BLOCK, are_copies, copies, perturbations
+from metalib.evaluation.criterion import answers, truths
 from metalib.models.model import Model
 from metalib.store import TensorFile, address_of, fingerprint, sha256
 
@@ -136,7 +138,8 @@ class Stimuli:
             raise ValueError(
                 f"natural images have the shape {tuple(others.shape[1:])}, references "
                 f"{tuple(self.references.shape[1:])}; load both with the same size=")
-        apart = distances(others, self.references).amin(1) > COPY
+        apart = ~torch.cat([are_copies(some, self.references).any(1)
+                            for some in others.split(BLOCK)])
         self.natural = torch.cat([self.references, others[apart]])
         if self.labels is not None:
             labels = (natural.labels if isinstance(natural, ImageSet)
@@ -160,7 +163,10 @@ class Reading:
         to_perturbed: (n, m), similarity of each reference to its perturbations.
         to_copies: (n, c), similarity of each reference to its copies, or the `noise_ceiling` of
             trials (c = 1).
-        recognised: (n,), whether the observer gives a metamer the class of its reference.
+        defined: (n,) bool, false where a reference evokes nothing of its own: its activations are
+            all the same number, or those of any other image, up to rounding.
+        recognised: (n,), whether the observer gives a metamer the class of its reference; missing
+            where it gives none.
     """
 
     labels: np.ndarray | None
@@ -169,9 +175,20 @@ class Reading:
     to_natural: np.ndarray
     natural_95: float
     spearman: np.ndarray
+    defined: np.ndarray
     to_perturbed: np.ndarray | None = None
     to_copies: np.ndarray | None = None
-    recognised: np.ndarray | None = None
+    recognised: Any = None
+
+    def only(self, rows: np.ndarray) -> "Reading":
+        """The reading of some of the references (by number) and their metamers."""
+        some = np.concatenate([rows, np.arange(len(self.references), self.to_natural.shape[1])])
+        parts = {name: None if (value := getattr(self, name)) is None else value[rows] for name in (
+            "references", "metamers", "spearman", "defined", "to_perturbed", "to_copies",
+            "recognised")}
+        labels = None if self.labels is None else self.labels[some]
+        return dataclasses.replace(
+            self, labels=labels, to_natural=self.to_natural[rows][:, some], **parts)
 
     def perturbed(self, null: str) -> np.ndarray:
         """The columns of `to_perturbed` for a null; "noise" and "blend" were made in turn."""
@@ -204,7 +221,8 @@ def read_model(
     """
     references = stimuli.references.to(model.device)
     metamers = stimuli.metamers.to(model.device)
-    recognised = (model.answer(references) == model.answer(metamers)).cpu().numpy()
+    given, right = answers(model, metamers).cpu(), answers(model, references).cpu()
+    recognised = truths(given == right, (given >= 0) & (right >= 0))
     changed = _activations(model, stimuli.metamers, stages, batch_size)
     readings, centres, units = {}, {}, {}
     for stage, natural in _natural(
@@ -281,9 +299,8 @@ def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
 
 
 def _content(model: Model, images: Tensor) -> str:
-    """What decides the activations: the model, with its answer to the first image, and images."""
-    answer = model(images[:1].to(model.device)).round(decimals=2)
-    return fingerprint(model) + sha256({"images": images, "answer": answer})
+    """What decides the activations: the model, and images."""
+    return fingerprint(model) + sha256({"images": images})
 
 
 def _from_cache(file: TensorFile) -> Tensor | None:
@@ -481,17 +498,26 @@ def _reading(
         for both in zip(references.split(100), metamers.split(100))]
     reading = Reading(
         labels, references - centre, metamers - centre, torch.cat(similarity, 1).numpy(),
-        float(np.nanquantile(pairs.numpy(), 0.95)), torch.cat(spearman).numpy())
+        float(np.nanquantile(pairs.numpy(), 0.95)), torch.cat(spearman).numpy(),
+        _of_its_own(references, centre).squeeze(-1).numpy())
     return reading, centre
 
 
 def _directions(activations: Tensor, centre: Tensor) -> Tensor:
-    """Rows (..., D) centred and scaled to unit length.
+    """Rows (..., D) centred and scaled to unit length; zero where they are not `_of_its_own`."""
+    own = _of_its_own(activations, centre)
+    return metrics.standardise(activations - centre).masked_fill_(~own, 0)
 
-    Zero where the activations of an image are all the same number: no response.
+
+def _of_its_own(activations: Tensor, centre: Tensor) -> Tensor:
+    """Which rows (..., D) are a response, (..., 1) bool.
+
+    They are not all the same number, and differ from the mean over images by more than rounding.
     """
-    silent = activations.amax(-1, keepdim=True) == activations.amin(-1, keepdim=True)
-    return metrics.standardise(activations - centre).masked_fill_(silent, 0)
+    varied = activations.amax(-1, keepdim=True) != activations.amin(-1, keepdim=True)
+    norm, apart = (torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+                   for x in (activations, activations - centre))
+    return varied & (apart > 1e-6 * norm)
 
 
 def _finite(activations: Tensor, where: str) -> Tensor:

@@ -115,9 +115,12 @@ def representation_test(
         `spearman`; `rank` of the reference among all references, by similarity to the metamer;
         `ceiling`, the similarity to copies of the reference shifted by a pixel and compressed as
         JPEG (for Responses see there); `recognised`, whether the observer gives the metamer the
-        class that it gives the reference (None without a model).
+        class that it gives the reference (missing without a model or an answer). Where a reference
+        evokes nothing of its own, all of its row is missing: its activations are all the same
+        number, or the same as those of the other images.
 
-        Its `summary()` has one row per observer and stage: means over images with intervals
+        Its `summary()` has one row per observer and stage, of the `images` whose references evoke
+        something of their own, missing with fewer than two: means over images with intervals
         (`_low`, `_high`) of similarity and ceiling; `natural_95`, which one natural pair in 20
         exceeds; for each null the mean `auc`, the share `kept` of the way from the mean of the
         null to the ceiling, and the p-value of the mean similarity; `primary_p`, that of the
@@ -187,6 +190,7 @@ def similarities(
     for stage, reading in read_model(
             observer, stimuli, stages or observer.stages, cache, batch_size):
         for kind, values, counted in _kinds(reading):
+            values = np.where(reading.defined[:, None], values, np.nan)
             tables.append(pd.DataFrame({
                 "stage": stage, "image": np.nonzero(counted)[0], "kind": kind,
                 "similarity": values[counted]}))
@@ -204,6 +208,9 @@ def verdict(table: pd.DataFrame, *, alpha: float = 0.05, level: float = 0.95) ->
     factor where fewer observations than that differ from the rest. Those of the mean area under
     the curve are Student's, with the degrees of freedom of the rarer factor.
 
+    Observers for which nothing is defined, and images that are not defined for one of the others,
+    do not count.
+
     Args:
         table: rows of a `representation_test`, or a selection of them, such as those of observers
             other than the generator.
@@ -217,10 +224,12 @@ def verdict(table: pd.DataFrame, *, alpha: float = 0.05, level: float = 0.95) ->
     rows = []
     cells: Any = table.groupby(["stage", "null"], sort=False)
     for (stage, null), cell in cells:
-        q_values = cell.pivot(index="observer", columns="image", values="q_value").to_numpy()
-        auc = cell.pivot(index="observer", columns="image", values="auc")
-        auc = auc.dropna(axis=1, how="any").to_numpy()
-        share, *share_ends = share_interval(q_values <= alpha, level)
+        q_values, auc = (
+            cell.pivot(index="observer", columns="image", values=value)
+            .dropna(axis=0, how="all").dropna(axis=1, how="any").to_numpy()
+            for value in ("q_value", "auc"))
+        share, *share_ends = (share_interval(q_values <= alpha, level) if q_values.size
+                              else [np.nan] * 3)
         mean, *mean_ends = mean_interval(auc, level)
         rows.append((stage, null, *q_values.shape, share, *share_ends,
                      mean, *np.clip(mean_ends, 0, 1)))
@@ -286,17 +295,24 @@ def _test_observer(
 
 
 def _corrected(p_values: Any, method: str) -> Any:
+    """Corrected p-values; what is missing stays missing, and is no test that was made."""
     from statsmodels.stats.multitest import multipletests  # metalib imports without it
-    return multipletests(p_values, method=method)[1]
+    p_values = np.array(p_values, dtype=float)
+    known = ~np.isnan(p_values)
+    if known.any():
+        p_values[known] = multipletests(p_values[known], method=method)[1]
+    return p_values
 
 
 def _frame(tables: list[dict]) -> pd.DataFrame:
     """Dicts of columns, one below the other; a single value stands in every row of its dict."""
     rows = [len(table["image"]) for table in tables]
-    return pd.DataFrame({
+    frame = pd.DataFrame({
         name: np.repeat([table[name] for table in tables], rows)
         if np.ndim(tables[0][name]) == 0 else np.concatenate([table[name] for table in tables])
         for name in tables[0]})
+    known = frame["recognised"].dtype == bool
+    return frame if known else frame.astype({"recognised": "boolean"})
 
 
 def _test_stage(
@@ -304,23 +320,53 @@ def _test_stage(
 ) -> tuple[list[dict], dict]:
     """All tests at one stage of one observer.
 
-    Returns a dict of columns of the table for each null, and a dict for the summary.
+    Returns a dict of columns of the table for each null, and a dict for the summary, with what is
+    not defined missing.
     """
+    n, rows = len(reading.references), np.flatnonzero(reading.defined)
+    if len(rows) == n:
+        return _tests(reading, nulls, chance, where)
+    recognised = _recognised(reading)
+    few = len(rows) < 2
+    tables, cell = _tests(reading if few else reading.only(rows), nulls, chance, where)
+    for columns in tables:
+        for name in columns.keys() - {"null", "image", "recognised"}:
+            values = np.full(n, np.nan)
+            if not few:
+                values[rows] = columns[name]
+            columns[name] = values
+        columns |= {"image": range(n), "recognised": recognised}
+    if few:
+        cell = dict.fromkeys(cell, np.nan)
+    return tables, cell | {"images": len(rows)}
+
+
+def _recognised(reading: Reading) -> Any:
+    """The column `recognised`, missing without a model."""
+    n = len(reading.references)
+    return np.full(n, None) if reading.recognised is None else reading.recognised
+
+
+def _tests(
+    reading: Reading, nulls: Sequence[str], chance: Chance, where: str,
+) -> tuple[list[dict], dict]:
+    """As `_test_stage`, where all is defined."""
     n = len(reading.references)
     similarity = reading.to_natural.diagonal().astype(float)
     rank = _ranks(reading.to_natural[:, :n])
     ceiling = np.full(n, np.nan) if reading.to_copies is None else reading.to_copies.mean(1)
-    recognised = reading.recognised
+    recognised = _recognised(reading)
+    known = np.asarray(recognised[~pd.isna(recognised)], dtype=bool)
     columns = {
         "image": range(n), "similarity": similarity, "spearman": reading.spearman,
         "rank": rank.diagonal().copy(), "ceiling": ceiling,
-        "recognised": np.full(n, None) if recognised is None else recognised}
+        "recognised": recognised}
     cell = {
         "images": n,
         "similarity": similarity.mean(), **_ends("similarity", chance.interval(similarity)),
         "ceiling": ceiling.mean(), **_ends("ceiling", chance.interval(ceiling)),
         "natural_95": reading.natural_95,
-        "recognised": np.nan if recognised is None else recognised.mean()}
+        "recognised": known.mean() if len(known) else np.nan}
     tables = []
     for null in nulls:
         first, group_p = _first_order(reading, null, similarity, chance, where)

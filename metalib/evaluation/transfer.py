@@ -24,7 +24,17 @@ import torch
 from torch import Tensor
 
 from metalib.data import ImageSet
-from metalib.evaluation.criterion import Criterion, Evoked, NullDistribution, judge, published
+from metalib.evaluation.confidence import confidence
+from metalib.evaluation.criterion import (
+    LEAST_PAIRS,
+    Criterion,
+    Evoked,
+    NullDistribution,
+    defined,
+    judge,
+    published,
+    truths,
+)
 from metalib.evaluation.inventory import Entry, Loader, Nulls
 from metalib.generation import starts
 from metalib.generation.generate import generate
@@ -80,13 +90,15 @@ def transfer_study(
           1 the last), `observer`, `observer_stage` (see `corresponding_stage`), `relation` of the
           two (one of `RELATIONS`; missing where a card is), `image`;
         - `recognised`: the observer's answer is the true label (missing where the label is unknown
-          to it); `reference_recognised`: so is its answer to the reference, which gives the
+          to it, or where it gives no answer, since no class is the largest or it has no classes);
+          `reference_recognised`: so is its answer to the reference, which gives the
           observer's natural accuracy;
-        - `agrees`: the observer's answer is its own answer to the reference; `confidence`: its
-          largest softmax probability;
+        - `agrees`: the observer's answer is its own answer to the reference (missing where it gives
+          none); `confidence`: its largest softmax probability (NaN without classes);
         - `match`: Pearson correlation of the observer's activations to metamer and reference at
-          its stage; `p_value`: its p-value under the observer's null; `passed`: whether the
-          metamer passes the published criterion (see `Criterion`) there;
+          its stage (NaN where it is not defined); `p_value`: its p-value under the observer's
+          null; `passed`: whether the metamer passes the published criterion (see `Criterion`)
+          there (missing where that gives no verdict, see `judge`);
         - `generator_passed`: whether the metamer passes it at its own generator and stage. Only
           these count;
         - `distance`: from the reference, root mean square over pixels in [0, 1]; `evaluations`:
@@ -342,7 +354,7 @@ def _show(
 def _about(generator: Entry, stage: str, observer: Entry, observer_stage: str) -> dict:
     """The columns that are the same for all images of a part."""
     related = relation(generator.card, observer.card)
-    if generator.name == observer.name:
+    if generator.fingerprint == observer.fingerprint:
         related = "itself"
     elif related == "itself":  # two models with one card: they can differ in their seeds only
         related = "other seed"
@@ -368,9 +380,9 @@ class Observer:
         self.labels = _labels(model, images)
         self.known: dict[str, Evoked] = {}
         with torch.no_grad():
-            logits = torch.cat([model(batch) for batch in self._batches(images.images)])
-        self.answers = model.answer_of(logits)
-        self.reference_recognised = self._recognised(logits)
+            logits = [model(batch) for batch in self._batches(images.images)
+                      ] if model.has_classes else []
+        self.answers, self.reference_recognised, _ = self._said(logits, len(images))
 
     def table(
         self, stage: str, null: NullDistribution, metamers: dict[str, Tensor], controls: bool,
@@ -382,11 +394,13 @@ class Observer:
             metamers: see `_make`.
             controls: whether to look at the controls, too.
         """
-        criterion = published(null)
+        criterion = published(null).on(self.model)
         seen = self._look(stage, criterion, metamers["images"])
         columns = {"image": np.arange(len(self.images)),
                    **{name: seen[name] for name in ("recognised", "agrees", "confidence", "match")},
-                   "p_value": null.p_value("pearson", seen["match"]), "passed": seen["passed"],
+                   "p_value": np.where(np.isnan(seen["match"]), np.nan,
+                                       null.p_value("pearson", seen["match"])),
+                   "passed": seen["passed"],
                    "generator_passed": metamers["passed"].bool().numpy(),
                    "distance": metamers["distance"].numpy(),
                    "evaluations": metamers["evaluations"].numpy(),
@@ -399,12 +413,15 @@ class Observer:
 
     def _look(self, stage: str, criterion: Criterion, pictures: Tensor) -> dict[str, Any]:
         """Columns of the table for pictures (B, 3, H, W) of 8 bits, in the references' order."""
-        evoked, found = self._evoked(stage), []
-        every = torch.arange(len(pictures), device=self.model.device)
+        evoked, classes, found = self._evoked(stage), self.model.has_classes, []
+        every, said = torch.arange(len(pictures), device=self.model.device), []
         for batch, rows in zip(self._batches(pictures), every.split(self.batch_size)):
             with torch.no_grad():
-                read, logits = self.model.read(batch.float() / 255, [stage], logits=True)
-            activations, agrees = read[stage], self.model.answer_of(logits) == evoked.answers[rows]
+                read, logits = self.model.read(batch.float() / 255, [stage], logits=classes)
+            activations, given = read[stage], torch.full_like(rows, -1)
+            if classes:
+                said.append(logits)
+                given = self.model.answer_of(logits)
             similar = evoked.similarity_from_products(activations, rows)
 
             def similarity(metric, some, similar=similar, activations=activations, rows=rows):
@@ -412,13 +429,17 @@ class Observer:
                     return similar[metric][some]
                 return evoked.similarity(metric, activations[some], rows[some])
 
-            passed = criterion.passes(
-                len(rows), rows.device, similarity, lambda some, agrees=agrees: agrees[some])
-            found.append((logits, agrees, similar["pearson"], passed))
-        logits, agrees, match, passed = (torch.cat(parts) for parts in zip(*found))
-        return {"recognised": self._recognised(logits), "agrees": agrees.cpu().numpy(),
-                "confidence": logits.softmax(1).amax(1).cpu().double().numpy(),
-                "match": match.cpu().double().numpy(), "passed": passed.cpu().numpy()}
+            found.append((similar["pearson"],
+                          *criterion.verdicts(evoked, rows, activations, given, similarity)))
+        match, passed, judged = (torch.cat(parts).cpu() for parts in zip(*found))
+        answers, recognised, confident = self._said(said, len(pictures))
+        alike = criterion.null.flaw("pearson") if criterion.null.pairs >= LEAST_PAIRS else ""
+        known = defined("pearson", evoked.activations).cpu() & (alike == "")
+        return {"recognised": recognised, "confidence": confident,
+                "agrees": truths(evoked.agrees(answers, every).cpu(),
+                                 ((answers >= 0) & (evoked.answers >= 0)).cpu()),
+                "match": match.double().where(known, np.nan).numpy(),
+                "passed": truths(passed, judged)}
 
     def _evoked(self, stage: str) -> Evoked:
         if stage not in self.known:
@@ -428,20 +449,23 @@ class Observer:
             self.known[stage] = Evoked(torch.cat(activations), self.answers)
         return self.known[stage]
 
-    def _recognised(self, logits: Tensor) -> Any:
-        """Whether the answers are the true ones; missing where the truth is unknown."""
-        logits = logits.cpu()
-        right = logits.argmax(1) == self.labels
+    def _said(self, logits: list[Tensor], count: int) -> tuple[Tensor, Any, np.ndarray]:
+        """Answers (count,), whether they are the true ones, and the confidence in them.
+
+        Whether they are true is missing where the truth or the answer is; of models without
+        classes, whose list of logits is empty, all is.
+        """
+        if not logits:
+            none = torch.full((count,), -1, device=self.model.device)
+            return none, truths(np.zeros(count), np.zeros(count)), np.full(count, np.nan)
+        every = torch.cat(logits)
+        answers = self.model.answer_of(every)
+        given, right = answers.cpu(), answers.cpu() == self.labels
         if self.model.coarse_names:
             truth = self.model.coarse_of(self.labels)
-            answers = self.model.answer_of(logits.to(self.model.device)).cpu()
-            right = torch.where(truth >= 0, answers == truth, right)
-        unknown = (self.labels < 0).numpy()
-        if not unknown.any():
-            return right.numpy()
-        recognised = pd.array(right.numpy())
-        recognised[unknown] = pd.NA
-        return recognised
+            right = torch.where(truth >= 0, given == truth, every.cpu().argmax(1) == self.labels)
+        return (answers, truths(right, (self.labels >= 0) & (given >= 0)),
+                confidence(every).cpu().double().numpy())
 
     def _batches(self, pictures: Tensor) -> list[Tensor]:
         return [batch.to(self.model.device) for batch in pictures.split(self.batch_size)]

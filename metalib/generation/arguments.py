@@ -10,10 +10,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import CodeType
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +23,8 @@ from metalib.generation.objective import Member, check_loss, relative_distance
 from metalib.generation.optimizers import LINE_SEARCHES, OPTIMIZERS
 from metalib.generation.priors import PRIORS
 from metalib.generation.starts import STARTS, start_images
+from metalib.identity import code_of, fingerprint
 from metalib.models import Model
-from metalib.store import address_of
 from metalib.version import __version__
 
 
@@ -123,6 +121,7 @@ def checked(
     device_used = torch.device(device or rank_members[0].model.device)
     recipe = {
         "models": [member.model.name for member in members],
+        "fingerprints": [fingerprint(member.model) for member in members],
         "stages": [member.stage for member in members],
         "optimizer": rule.name, "optimizer_options": rule.options,
         "start": chosen.name, "start_options": chosen.options,
@@ -174,7 +173,8 @@ def members_of(
     if not models or len(stages) != len(models) or len(stops) not in (0, len(models)):
         raise ValueError(f"{len(models)} models need as many stages and nulls, not {len(stages)} "
                          f"stages and {len(stops)} nulls")
-    members = [Member(number, model, name, criterion) for number, (model, name, criterion)
+    members = [Member(number, model, name, criterion and criterion.on(model))
+               for number, (model, name, criterion)
                in enumerate(zip(models, stages, stops or [None] * len(models)))]
     for member in members:
         member.model.check_stage(member.stage)
@@ -234,63 +234,25 @@ def check_resumed(
     """Raise a ValueError unless `resume` comes from the same call."""
     if resume.starts is None or not resume.recipe:
         raise ValueError("these metamers were made elsewhere and cannot be resumed")
+    before = resume.recipe.get("fingerprints")
+    if recipe["models"] == resume.recipe.get("models") and recipe["fingerprints"] != before:
+        other = [name for name, *both in zip(recipe["models"], recipe["fingerprints"], before or [])
+                 if both[0] != both[1]]
+        raise ValueError(
+            f"the run was begun with other weights, another normalisation or other code of "
+            f"{', '.join(other)}; load the same network, or begin anew" if before else
+            "the run was begun before it was noted with which weights; begin anew")
     different = [key for key in recipe
-                 if key != "device" and recipe[key] != resume.recipe.get(key)]
-    for name, now, before in (("images", references, resume.references),
-                              ("start", starts, resume.starts)):
-        if now.shape != before.shape or not torch.equal(now.cpu(), before):
+                 if key not in ("device", "fingerprints") and recipe[key] != resume.recipe.get(key)]
+    for name, now, then in (("images", references, resume.references),
+                            ("start", starts, resume.starts)):
+        if now.shape != then.shape or not torch.equal(now.cpu(), then):
             different.append(name)
     if "code" in different:
         different[different.index("code")] = "code (of a given loss or rule, or what it uses)"
     if different:
         raise ValueError("a run is resumed with the arguments that it was begun with; "
                          f"these differ: {', '.join(different)}")
-
-
-def code_of(function: Any) -> str:
-    """Hash of a function that a user gave, by which another of the same name is told apart.
-
-    It covers its code, its defaults and the values that it uses, but of the functions and classes
-    that it uses only their names.
-    """
-    if isinstance(function, partial):
-        return address_of(code_of(function.func), _plain([function.args, function.keywords]))
-    code = getattr(function, "__code__", None)
-    if code is None:  # an object that is called, or built in
-        call = getattr(type(function), "forward", type(function).__call__)
-        call = getattr(call, "__code__", None)
-        return address_of(_plain(function), _instructions(call) if call else [],
-                          _plain(getattr(function, "__dict__", {})))
-    around = inspect.getclosurevars(function)
-    return address_of(_instructions(code), _plain([
-        function.__defaults__, function.__kwdefaults__, dict(around.globals),
-        dict(around.nonlocals), getattr(getattr(function, "__self__", None), "__dict__", {})]))
-
-
-def _plain(value: Any) -> Any:
-    """A value as `address_of` takes it, without what differs from process to process."""
-    if isinstance(value, torch.nn.Module):
-        return [repr(value), _plain(dict(value.state_dict()))]
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return [str(value.dtype), value.tobytes().hex()]
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, (np.generic, complex, bytes, torch.dtype)):
-        return repr(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _instructions(code: CodeType) -> list:
-    """What a function does, with the functions inside it, without where it is written."""
-    return [code.co_code.hex(), code.co_names, [
-        _instructions(value) if isinstance(value, CodeType) else repr(value)
-        for value in code.co_consts]]
 
 
 def _name_of(function: Any) -> str:

@@ -26,6 +26,10 @@ class Criterion(Protocol):
     def check(self, model: Model, stage: str) -> None:
         """Raise a ValueError unless the criterion is of that stage of that model."""
 
+    def on(self, model: Model) -> "Criterion":
+        """The criterion as it is for that model, which may have no classes."""
+        ...
+
     def describe(self) -> dict:
         """A plain dict for the recipe."""
         ...
