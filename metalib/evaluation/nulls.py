@@ -150,6 +150,7 @@ def load_null(
         raise ValueError(f"no null ships for {model.name}, {stage}; "
                          "compute one with null_distribution(model, stage, images)")
     path = null_file(model.name)
+    assert path is not None
     with safe_open(path, "numpy") as file:
         about = file.metadata()
         values = {metric: file.get_tensor(f"{stage}/{metric}") for metric in METRICS}
