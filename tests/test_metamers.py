@@ -171,7 +171,8 @@ def test_a_picture_says_what_passed_and_whose_it_is(samples, robust, tmp_path):
     null = null_distribution(robust, "group2", samples)
     table = judge(robust, "group2", metamers, null)
     passed = np.array([True, False, True, True])
-    for verdict in (table.assign(passed=passed), passed, torch.from_numpy(passed), passed.tolist()):
+    older = table.drop(columns="verdict").assign(passed=passed)
+    for verdict in (older, passed, torch.from_numpy(passed), passed.tolist()):
         assert words(metamers.plot(verdict))[2] == ["✓ passed", "✕ failed", "✓ passed", "✓ passed"]
     undefined = table.assign(verdict=["undefined", "passed", "failed", "passed"])
     assert words(metamers.plot(undefined, n=2))[2] == ["undefined", "✓ passed"]

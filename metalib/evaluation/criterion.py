@@ -16,8 +16,6 @@ import dataclasses
 import functools
 import html
 import math
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +28,7 @@ from torch import Tensor
 from metalib import metrics
 from metalib.data import pixels, to_8_bits
 from metalib.models import Model
+from metalib.notices import warn
 from metalib.store import fingerprint
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -435,14 +434,6 @@ def truths(values: Any, known: Any) -> Any:
     """Booleans (n,) for a table, missing where they are not known."""
     values, known = np.asarray(values, dtype=bool), np.asarray(known, dtype=bool)
     return values if known.all() else pd.arrays.BooleanArray(values, ~known)
-
-
-def warn(message: str) -> None:
-    """Warn of the line outside of the package from which it was called."""
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] == "metalib":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def judge(

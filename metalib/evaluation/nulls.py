@@ -17,16 +17,10 @@ from torch import Tensor
 from metalib import metrics
 from metalib.data import ImageSet, pixels
 from metalib.evaluation.controls import repeated
-from metalib.evaluation.criterion import (
-    METRICS,
-    RANK_UNITS,
-    NullDistribution,
-    judge,
-    published,
-    warn,
-)
+from metalib.evaluation.criterion import METRICS, RANK_UNITS, NullDistribution, judge, published
 from metalib.models import Model, load_model
 from metalib.models.registry import null_file
+from metalib.notices import warn
 from metalib.store import fingerprint
 
 FEW_IMAGES = 100  # with fewer, 4950 pairs, `null_distribution` warns

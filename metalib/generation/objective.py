@@ -6,7 +6,6 @@
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -18,6 +17,7 @@ from metalib.generation.graphs import Graphed
 from metalib.generation.stacked import Stacked, alike
 from metalib.generation.starts import image_generator
 from metalib.models import Model
+from metalib.notices import warn
 
 
 class Criterion(Protocol):
@@ -187,9 +187,9 @@ class Group:
             shown = self.compute.filled(self.model.shapes[self.stage], copies)
             goal = self._activations(shown, False)[:each * count]
         if self.loss is relative_distance and not goal.any():
-            warnings.warn(f"{self.model.name}, {self.stage}: all references evoke zeros only, to "
+            warn(f"{self.model.name}, {self.stage}: all references evoke zeros only, to "
                           "which no distance is relative: their losses are undefined; choose "
-                          "another stage", RuntimeWarning, stacklevel=2)
+                          "another stage", RuntimeWarning)
         return goal.unflatten(0, (each, count)).transpose(0, 1)
 
     def _activations(self, images: Tensor, identity_relu: bool) -> Tensor:

@@ -6,7 +6,6 @@
 import copy
 import functools
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from metalib.models.model import Model
+from metalib.notices import warn
 
 
 def wrap_model(
@@ -91,8 +91,8 @@ def wrap_model(
 
 @functools.cache
 def _mention_normalisation() -> None:
-    warnings.warn("neither mean nor std is given: the network is given pixels in [0, 1] as they "
-                  "are; most were trained on (pixels - mean) / std", UserWarning, stacklevel=3)
+    warn("neither mean nor std is given: the network is given pixels in [0, 1] as they "
+                  "are; most were trained on (pixels - mean) / std")
 
 
 def _normalisation(mean: Any, std: Any) -> tuple[list[float], list[float]]:
