@@ -41,8 +41,8 @@ EXAMPLES = """\
 examples:
   metalib models                                 # the bundled networks
   metalib models 'timm/*vit*' --offline          # those on this machine
-  metalib check zoo/vgg-robust-0                 # its stages, and whether it
-                                                 # behaves as metamers need it to
+  metalib check zoo/vgg-robust-0                 # its stages; is it fit for
+                                                 # metamers?
   metalib generate zoo/vgg-robust-0 group3 photographs run
   metalib judge run --output table.csv           # which of them are metamers?
   metalib run recipe.yml run                     # all that generate can do
@@ -123,8 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (ValueError, OSError, ImportError) as error:
             print(f"metalib: {error}", file=sys.stderr)
             return 1
-        except KeyboardInterrupt:
-            print("metalib: interrupted", file=sys.stderr)
+        except KeyboardInterrupt as error:
+            print("; ".join(["metalib: interrupted", *error.args]), file=sys.stderr)
             return 130
 
 
@@ -171,8 +171,7 @@ def _generate(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(again) from None
     if metamers.interrupted:
-        print(f"interrupted; {again}", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt(again)
     print(f"{metamers}\nin {options.folder}; to judge them: metalib judge {options.folder}")
     return 0
 
@@ -299,8 +298,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="the network that judges, default the one that made them")
     parser.add_argument("--stage", help="its stage, default that at which they were made")
     parser.add_argument("--null-images", metavar="IMAGES",
-                        help="natural images for the criterion, where no null ships: "
-                        + SOURCES_OF_IMAGES)
+                        help="natural images for the criterion, where no null ships")
     parser.add_argument("--output", type=Path, metavar="FILE",
                         help="write the whole table as CSV, too")
     parser.add_argument("--device", default="cpu", help="where to compute, default %(default)s")
