@@ -136,7 +136,8 @@ def test_where_no_null_ships_it_says_what_to_pass(capsys, monkeypatch, photograp
 
 
 @pytest.mark.parametrize("name", [None, *COMMANDS])
-def test_help_teaches_by_examples(name, capsys):
+def test_help_teaches_by_examples(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as ended:
         command.main([name, "--help"] if name else ["--help"])
     shown = capsys.readouterr().out

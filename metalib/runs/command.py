@@ -255,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--offline", action="store_true",
                         help="only those whose weights are on this machine")
 
-    check = add("check", "show a network's stages and whether it is fit for metamers", CHECK, _check)
+    check = add("check", "show a network's stages, and whether it is fit", CHECK, _check)
     check.add_argument("name", help="a name that metalib models lists")
     check.add_argument("--allow-pickle", action="store_true",
                        help="unpickle its checkpoint, which runs whatever code it contains")
