@@ -21,6 +21,7 @@ from metalib import names
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TUTORIAL = ROOT / "book" / "tutorial.ipynb"  # executed by tests/test_readme.py
 RECORDS = sorted((ROOT / "book" / "full").glob("*.ipynb"))
 PAGES = sorted((ROOT / "book").glob("*.md"))
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True,
@@ -59,7 +60,7 @@ def test_parameters_explain_themselves(chapter):
         assert re.fullmatch(r"\w+: (str|int|float|bool|list|dict) = .+  # .+", line), line
 
 
-@pytest.mark.parametrize("path", [*CHAPTERS, *RECORDS],
+@pytest.mark.parametrize("path", [*CHAPTERS, TUTORIAL, *RECORDS],
                          ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_notebooks_are_committed_as_executed(path):
     chapter = nbformat.read(path, as_version=4)
@@ -87,7 +88,7 @@ def test_tables_of_records_have_one_row_for_each_run():
 
 
 def test_notebooks_are_small():
-    assert all(path.stat().st_size < 1_000_000 for path in CHAPTERS)
+    assert all(path.stat().st_size < 1_000_000 for path in [*CHAPTERS, TUTORIAL])
     assert all(path.stat().st_size < 3_000_000 for path in RECORDS)
 
 
@@ -116,7 +117,7 @@ def test_every_citation_is_in_the_bibliography_and_every_entry_is_traceable():
 def test_every_page_is_in_the_table_of_contents():
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
     chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
-    pages = [path.relative_to(ROOT).with_suffix("") for path in [*PAGES, *CHAPTERS, *RECORDS]]
+    pages = [path.relative_to(ROOT).with_suffix("") for path in [*PAGES, TUTORIAL, *CHAPTERS, *RECORDS]]
     assert {contents["root"], *chapters} == {str(page) for page in pages}
 
 
@@ -234,7 +235,8 @@ def test_the_wheel_works_from_another_folder(tmp_path):
     wheel, = (tmp_path / "dist").iterdir()
     _python(*pip, "install", "--no-deps", "--target", str(tmp_path / "elsewhere"), str(wheel))
     found = {path.name for path in (tmp_path / "elsewhere").iterdir()}
-    assert found == {"metalib", f"metalib-{metalib.__version__}.dist-info"}
+    assert found == {"bin", "metalib", f"metalib-{metalib.__version__}.dist-info"}
+    assert [path.name for path in (tmp_path / "elsewhere" / "bin").iterdir()] == ["metalib"]
     assert (tmp_path / "elsewhere" / "metalib" / "py.typed").is_file()
     printed = _python("-c", WHEEL, cwd=tmp_path / "dist", PYTHONPATH=str(tmp_path / "elsewhere"))
     assert printed.split() == [str(len(metalib.list_models("zoo/*"))), "2", metalib.__version__]

@@ -85,7 +85,7 @@ checkpoint. Several networks at once, and all else: metalib run.
 
 JUDGE = """\
 examples:
-  metalib judge run                              # by the network that made them
+  metalib judge run                              # by those that made them
   metalib judge run --output table.csv
   metalib judge run --model zoo/resnet-standard-0 --stage group3
   metalib judge run --null-images photographs    # where no null ships
