@@ -201,6 +201,30 @@ def test_short_names_reach_the_modules_themselves(monkeypatch):
         assert code.co_filename == spec.origin and "main" in code.co_names
 
 
+def test_the_api_page_names_what_there_is_and_all_of_the_public_face():
+    page = (ROOT / "book" / "api.md").read_text()
+    found = re.findall(r"^\.\. auto(\w+):: (\S+)(?:\n   :members: (.+))?", page, flags=re.MULTILINE)
+    shown = set()
+    for kind, name, members in found:
+        target = _reached(name)
+        assert inspect.ismodule(target) == (kind == "module") and inspect.getdoc(target), name
+        for member in filter(None, members.split(", ")):
+            assert inspect.getdoc(getattr(target, member)), f"{name}.{member}"
+        shown |= {name.rpartition(".")[2], *members.split(", ")}
+    public = {name for name in metalib.__all__ if callable(getattr(metalib, name))}
+    assert public <= shown, public - shown
+    for name in re.findall(r"`(metalib\.[\w.]+)`", page):
+        assert _reached(name) is not None, name
+
+
+def _reached(name):
+    """What a dotted name stands for, after nothing but `import metalib`."""
+    target = metalib
+    for part in name.split(".")[1:]:
+        target = getattr(target, part)
+    return target
+
+
 def test_functions_are_short():
     """Sixty lines beside the docstring; complexity and arrows between rooms are for `make lint`."""
     for path in (ROOT / "metalib").rglob("*.py"):
