@@ -117,7 +117,8 @@ def test_every_citation_is_in_the_bibliography_and_every_entry_is_traceable():
 def test_every_page_is_in_the_table_of_contents():
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
     chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
-    pages = [path.relative_to(ROOT).with_suffix("") for path in [*PAGES, TUTORIAL, *CHAPTERS, *RECORDS]]
+    paths = [*PAGES, TUTORIAL, *CHAPTERS, *RECORDS]
+    pages = [path.relative_to(ROOT).with_suffix("") for path in paths]
     assert {contents["root"], *chapters} == {str(page) for page in pages}
 
 
