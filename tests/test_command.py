@@ -13,6 +13,7 @@ from torchvision.transforms.functional import to_pil_image
 
 import metalib
 from metalib.runs import command
+from metalib.store import fingerprint
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("models", "check", "generate", "judge", "run", "sweep")
@@ -65,9 +66,32 @@ def test_from_a_folder_of_pictures_to_a_table(capsys, photographs, tmp_path):
     assert set(judged) <= set(written)
 
     assert command.main(["judge", str(run), "--model", "zoo/cct-robust-0"]) == 1
-    assert "pass --stage" in one_line(capsys)
+    assert "pass both --model and --stage" in one_line(capsys)
     assert command.main(["judge", str(run), "--stage", "group2"]) == 0
     assert f"{MODEL}, group2" in capsys.readouterr().out
+
+
+def test_judging_says_where_a_network_has_changed_under_its_name(capsys, samples, tmp_path):
+    pixels = samples.images[:2]
+    for changed in (True, False):
+        made = {"models": [MODEL], "stages": ["group1"], "fingerprints": [
+            "other" if changed else fingerprint(metalib.load_model(MODEL))]}
+        metalib.metamers.save(metalib.Metamers(pixels, pixels.clone(), recipe=made), tmp_path)
+        assert command.main(["judge", str(tmp_path)]) == 0
+        said = capsys.readouterr()
+        assert "2 of 2 passed" in said.out
+        assert ("is not what it was" in said.err) == changed
+
+
+def test_several_networks_judge_in_turn(capsys, samples, tmp_path):
+    made = {"models": [MODEL, "zoo/vgg-robust-1", MODEL], "stages": ["group1", "group2", "group3"]}
+    pixels = samples.images[:2]
+    metalib.metamers.save(metalib.Metamers(pixels, pixels.clone(), recipe=made), tmp_path)
+    assert command.main(["judge", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("2 of 2 passed") == 3 and shown.count("zoo/vgg-robust-1") == 3
+    assert command.main(["judge", str(tmp_path), "--model", MODEL]) == 0
+    assert capsys.readouterr().out.count("2 of 2 passed") == 2
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(capsys, tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ from metalib.generation.starts import STARTS
 from metalib.models import Model, list_models, load_model
 from metalib.models.check import check_model
 from metalib.runs import recipe, sweep
+from metalib.store import fingerprint
 from metalib.version import __version__
 
 DELEGATED = {"run": recipe.main, "sweep": sweep.main}  # they read their arguments themselves
@@ -178,32 +179,44 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _judge(options: argparse.Namespace) -> int:
     metamers = files.load(options.folder)
-    made_by = dict(zip(metamers.recipe.get("models", ()), metamers.recipe.get("stages", ())))
-    if options.model:
-        stage = options.stage or made_by.get(options.model)
-        if stage is None:
-            raise ValueError(f"{options.model} did not make these metamers: pass --stage, too")
-        made_by = {options.model: stage}
-    elif options.stage:
-        made_by = dict.fromkeys(made_by, options.stage)
-    if not made_by:
-        raise ValueError("these metamers do not say which network made them: "
-                         "pass --model and --stage")
     tables = []
-    for name, stage in made_by.items():
+    for name, stage in _judges(metamers.recipe, options.model, options.stage):
         model = load_model(name, device=options.device)
         model.check_stage(stage)
+        _say_if_changed(model, metamers.recipe)
         null = load_null(model, stage, images=_natural(options, model, stage))
         table = judge(model, stage, metamers, null)
-        print(f"{name}, {stage}: {int(table['passed'].sum())} of {len(table)} passed")
+        print(f"{name}, {stage}: {sum(table['passed'])} of {len(table)} passed")
         tables.append(pd.DataFrame(table).assign(model=name, stage=stage))
     table = pd.concat(tables, ignore_index=True)
     if options.output:
         table.to_csv(options.output, index=False)
-    several = () if len(made_by) > 1 else ("model", "stage")
-    shown = [name for name in SHOWN if name in table and name not in several]
+    alone = ("model", "stage") if len(tables) == 1 else ()
+    shown = [name for name in SHOWN if name in table and name not in alone]
     print(table.to_string(columns=shown, index=False, float_format="{:.3f}".format))
     return 0
+
+
+def _judges(made: dict, model: str | None, stage: str | None) -> list[tuple[str, str]]:
+    """Names of models and stages by which to judge: those of the recipe, or others."""
+    pairs = list(zip(made.get("models", ()), made.get("stages", ())))
+    if model:
+        pairs = [pair for pair in pairs if pair[0] == model] or [(model, stage or "")]
+    if stage:
+        pairs = [(name, stage) for name, _ in pairs]
+    if not pairs or not all(stage for _, stage in pairs):
+        by = f"{model} did not make these metamers" if model else (
+            "these metamers do not say which network made them")
+        raise ValueError(f"{by}: pass both --model and --stage")
+    return list(dict.fromkeys(pairs))
+
+
+def _say_if_changed(model: Model, made: dict) -> None:
+    """Say so where the network that goes by this name is not the one that made the metamers."""
+    then = dict(zip(made.get("models", ()), made.get("fingerprints", ())))
+    if model.name in then and then[model.name] != fingerprint(model):
+        print(f"metalib: {model.name} is not what it was when these metamers were made (weights, "
+              "normalisation or code); they are judged by what it is now", file=sys.stderr)
 
 
 def _natural(options: argparse.Namespace, model: Model, stage: str) -> ImageSet | None:
