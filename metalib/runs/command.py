@@ -173,7 +173,8 @@ def _generate(options: argparse.Namespace) -> int:
         raise KeyboardInterrupt(again) from None
     if metamers.interrupted:
         raise KeyboardInterrupt(again)
-    print(f"{metamers}\nin {options.folder}; to judge them: metalib judge {options.folder}")
+    print(f"{len(metamers)} metamers of {options.model}, {options.stage} are in {options.folder}; "
+          f"to judge them: metalib judge {options.folder}")
     return 0
 
 
