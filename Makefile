@@ -30,7 +30,7 @@ book-check: .venv/ready  ## the strict build, from the committed outputs: nothin
 
 notebooks: .venv/ready  ## execute the chapters in place, to commit their outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
-		--ExecutePreprocessor.timeout=900 notebooks/*.ipynb
+		--ExecutePreprocessor.timeout=900 notebooks/*.ipynb book/tutorial.ipynb
 
 # Chapters at the scale of PROFILE, a folder of notebooks/profiles/, into book/full/; IMAGES=folder:PATH takes the images from a folder.
 # Records that are there are not made again, whatever their age: delete one to make it anew. Then the report is built with them.
@@ -57,8 +57,9 @@ clean:
 .venv/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "metalib needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "Installing into .venv: some minutes and 7 GB, of which torch and the libraries of NVIDIA are the largest part"
+	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 # jupyter-book's cache of executed chapters knows their cells only: drop it when the package has changed.

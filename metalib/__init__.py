@@ -33,9 +33,4 @@ names.install()
 for _name in ("FILE", "save", "load", "export"):  # of metamers; they were in `store` until 0.1
     setattr(store, _name, getattr(metamers, _name))
 
-
-def __getattr__(name):
-    """Modules that are imported when they are first used: `metalib.plots`, `metalib.sweep`, ..."""
-    if name in names.MODULES:
-        return names.module_of(name)
-    raise AttributeError(f"module 'metalib' has no attribute {name!r}")
+__getattr__ = names.on_demand(__name__)  # metalib.plots, metalib.sweep, ...

@@ -10,6 +10,7 @@ Each is the module itself under a second name, not a copy. To change a short nam
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
@@ -76,6 +77,17 @@ class ShortNames(MetaPathFinder, Loader):
 def module_of(short: str) -> ModuleType:
     """The module that a short name stands for, imported if need be."""
     return importlib.import_module(PREFIX + MODULES[short])
+
+
+def on_demand(package: str) -> Callable[[str], ModuleType]:
+    """A `__getattr__` for a package, by which its modules are imported when they are first used."""
+    def getter(name: str) -> ModuleType:
+        full = f"{package}.{name}"
+        if name.startswith("_") or importlib.util.find_spec(full) is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return importlib.import_module(full)
+
+    return getter
 
 
 def install() -> None:

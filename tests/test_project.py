@@ -21,6 +21,7 @@ from metalib import names
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TUTORIAL = ROOT / "book" / "tutorial.ipynb"  # executed by tests/test_readme.py
 RECORDS = sorted((ROOT / "book" / "full").glob("*.ipynb"))
 PAGES = sorted((ROOT / "book").glob("*.md"))
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True,
@@ -59,7 +60,7 @@ def test_parameters_explain_themselves(chapter):
         assert re.fullmatch(r"\w+: (str|int|float|bool|list|dict) = .+  # .+", line), line
 
 
-@pytest.mark.parametrize("path", [*CHAPTERS, *RECORDS],
+@pytest.mark.parametrize("path", [*CHAPTERS, TUTORIAL, *RECORDS],
                          ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_notebooks_are_committed_as_executed(path):
     chapter = nbformat.read(path, as_version=4)
@@ -87,7 +88,7 @@ def test_tables_of_records_have_one_row_for_each_run():
 
 
 def test_notebooks_are_small():
-    assert all(path.stat().st_size < 1_000_000 for path in CHAPTERS)
+    assert all(path.stat().st_size < 1_000_000 for path in [*CHAPTERS, TUTORIAL])
     assert all(path.stat().st_size < 3_000_000 for path in RECORDS)
 
 
@@ -116,7 +117,8 @@ def test_every_citation_is_in_the_bibliography_and_every_entry_is_traceable():
 def test_every_page_is_in_the_table_of_contents():
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
     chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
-    pages = [path.relative_to(ROOT).with_suffix("") for path in [*PAGES, *CHAPTERS, *RECORDS]]
+    paths = [*PAGES, TUTORIAL, *CHAPTERS, *RECORDS]
+    pages = [path.relative_to(ROOT).with_suffix("") for path in paths]
     assert {contents["root"], *chapters} == {str(page) for page in pages}
 
 
@@ -200,6 +202,30 @@ def test_short_names_reach_the_modules_themselves(monkeypatch):
         assert code.co_filename == spec.origin and "main" in code.co_names
 
 
+def test_the_api_page_names_what_there_is_and_all_of_the_public_face():
+    page = (ROOT / "book" / "api.md").read_text()
+    found = re.findall(r"^\.\. auto(\w+):: (\S+)(?:\n   :members: (.+))?", page, flags=re.MULTILINE)
+    shown = set()
+    for kind, name, members in found:
+        target = _reached(name)
+        assert inspect.ismodule(target) == (kind == "module") and inspect.getdoc(target), name
+        for member in filter(None, members.split(", ")):
+            assert inspect.getdoc(getattr(target, member)), f"{name}.{member}"
+        shown |= {name.rpartition(".")[2], *members.split(", ")}
+    public = {name for name in metalib.__all__ if callable(getattr(metalib, name))}
+    assert public <= shown, public - shown
+    for name in re.findall(r"`(metalib\.[\w.]+)`", page):
+        assert _reached(name) is not None, name
+
+
+def _reached(name):
+    """What a dotted name stands for, after nothing but `import metalib`."""
+    target = metalib
+    for part in name.split(".")[1:]:
+        target = getattr(target, part)
+    return target
+
+
 def test_functions_are_short():
     """Sixty lines beside the docstring; complexity and arrows between rooms are for `make lint`."""
     for path in (ROOT / "metalib").rglob("*.py"):
@@ -234,7 +260,8 @@ def test_the_wheel_works_from_another_folder(tmp_path):
     wheel, = (tmp_path / "dist").iterdir()
     _python(*pip, "install", "--no-deps", "--target", str(tmp_path / "elsewhere"), str(wheel))
     found = {path.name for path in (tmp_path / "elsewhere").iterdir()}
-    assert found == {"metalib", f"metalib-{metalib.__version__}.dist-info"}
+    assert found == {"bin", "metalib", f"metalib-{metalib.__version__}.dist-info"}
+    assert [path.name for path in (tmp_path / "elsewhere" / "bin").iterdir()] == ["metalib"]
     assert (tmp_path / "elsewhere" / "metalib" / "py.typed").is_file()
     printed = _python("-c", WHEEL, cwd=tmp_path / "dist", PYTHONPATH=str(tmp_path / "elsewhere"))
     assert printed.split() == [str(len(metalib.list_models("zoo/*"))), "2", metalib.__version__]

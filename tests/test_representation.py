@@ -1,5 +1,7 @@
 """The representation test: parity, rejection rates, degenerate input, cache, recordings."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -302,6 +304,24 @@ def test_responses_that_cannot_be_used_are_refused(change, message):
         representation_test(observer, None, None, nulls="random", **QUICK)
 
 
+@pytest.mark.parametrize("perturbed, labels, left, said", [
+    (True, [0, 1] * 6, ["random", "same-class", "distance"], []),
+    (True, None, ["random", "distance"], ["same-class"]),
+    (True, [0, -1] * 6, ["random", "distance"], ["same-class"]),
+    (False, [0, 1] * 6, ["random", "same-class"], ["distance"]),
+    (False, None, ["random"], ["same-class", "distance"])])
+def test_the_default_nulls_are_those_that_can_be_computed(perturbed, labels, left, said):
+    extra = {"perturbed": {"a": np.random.default_rng(1).standard_normal((12, 4, 40))}}
+    observer = responses(**extra if perturbed else {})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = representation_test(observer, None, None, labels=labels, **QUICK)
+    assert list(by_null(table)) == left
+    assert [warning.filename for warning in caught] == [__file__] * len(said)
+    for warning, null in zip(caught, said):
+        assert f"{null!r} is left out" in str(warning.message)
+
+
 @pytest.mark.parametrize("options, message", [
     ({"nulls": "distance"}, "pass Responses.perturbed"),
     ({"nulls": "same-class"}, "labels="),
@@ -318,7 +338,7 @@ def test_images_that_cannot_be_used_are_refused(small, samples):
     with pytest.raises(ValueError, match="differ in shape"):
         representation_test(small, samples, samples.images[:5], **QUICK)
     with pytest.raises(ValueError, match="pass references and metamers"):
-        representation_test(small, None, None, **QUICK)
+        representation_test(small, None, None, nulls="random", **QUICK)
     with pytest.raises(ValueError, match="same size"):
         representation_test(
             small, samples, samples.images, natural=torch.rand(3, 3, 16, 16), **QUICK)

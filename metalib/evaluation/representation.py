@@ -6,6 +6,7 @@
     verdict(table)            # one row per stage and null: the share of images, with interval
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -65,7 +66,7 @@ class RepresentationTable(pd.DataFrame):
 def representation_test(
     observers: Model | Responses | Sequence[Model | Responses],
     references: ImageSet | Tensor | None, metamers: Any, *, stages: Sequence[str] | None = None,
-    nulls: str | Sequence[str] = ("random", "same-class", "distance"),
+    nulls: str | Sequence[str] | None = None,
     natural: ImageSet | Tensor | None = None, labels: Any = None, draws: int = 59,
     permutations: int = 10_000, resamples: int = 1_000, level: float = 0.95,
     correction: str = "fdr_bh", seed: int = 0, cache: str | Path | Literal[False] | None = None,
@@ -91,7 +92,10 @@ def representation_test(
         metamers: Metamers, or a tensor of the same shape; row i belongs to reference i. The image
             judged is the 8-bit image.
         stages: names of stages, for every observer; None takes all of each.
-        nulls: some of `NULLS`. The primary test takes "same-class", or else the first one.
+        nulls: some of `NULLS`. None takes "random", "same-class" and "distance", but leaves out,
+            with a warning, "same-class" where the classes of the references are not known, and
+            "distance" where an observer is Responses without `perturbed`. The primary test takes
+            "same-class", or else the first one.
         natural: more natural images of the same population, an ImageSet: the more there are, the
             finer the nulls. Copies of references are left out. None takes the references alone.
         labels: classes (n,) of the references; those of the ImageSet if None.
@@ -136,6 +140,9 @@ def representation_test(
             different length, fewer than two images, activations that are not finite, or responses
             that lack what a null needs.
 
+    Warns:
+        UserWarning: which nulls were left out, and what they need.
+
     Example:
         >>> from metalib import load_images, load_model, representation_test
         >>> model, images = load_model("zoo/vgg-standard-0"), load_images("cifar10-samples")
@@ -145,8 +152,8 @@ def representation_test(
         >>> len(table), len(table.summary())
         (40, 1)
     """
-    observers, nulls = _listed(observers, nulls)
     labels, stimuli = labels_of(references, labels), None
+    observers, nulls = _listed(observers, nulls, labels)
     if any(isinstance(observer, Model) for observer in observers):
         stimuli = Stimuli(references, metamers, natural, labels,
                           draws if set(nulls) & set(PERTURBED) else 0, seed)
@@ -238,16 +245,36 @@ def verdict(table: pd.DataFrame, *, alpha: float = 0.05, level: float = 0.95) ->
         "auc", "auc_low", "auc_high"])
 
 
-def _listed(observers: Any, nulls: Any) -> tuple[list[Model | Responses], list[str]]:
+def _listed(
+    observers: Any, nulls: Any, labels: np.ndarray | None,
+) -> tuple[list[Model | Responses], list[str]]:
     """Observers and nulls as lists, checked."""
     observers = [observers] if isinstance(observers, (Model, Responses)) else list(observers)
-    nulls = [nulls] if isinstance(nulls, str) else list(nulls)
+    nulls = (_computable(observers, labels) if nulls is None
+             else [nulls] if isinstance(nulls, str) else list(nulls))
     unknown = sorted(set(nulls) - set(NULLS))
     if not nulls or unknown:
         raise ValueError(f"unknown nulls {unknown}; choose from {', '.join(NULLS)}")
     if not observers or len({observer.name for observer in observers}) < len(observers):
         raise ValueError("pass at least one observer, each with a name of its own")
     return observers, nulls
+
+
+def _computable(
+    observers: Sequence[Model | Responses], labels: np.ndarray | None,
+) -> list[str]:
+    """The default nulls, without those that lack something, of which a warning tells."""
+    lacking = {}
+    if labels is None or not len(labels) or (labels < 0).any():
+        lacking["same-class"] = "it needs the class of every reference, labels="
+    unperturbed = [observer.name for observer in observers
+                   if isinstance(observer, Responses) and not observer.perturbed]
+    if unperturbed:
+        lacking["distance"] = f"{unperturbed[0]} lacks responses to perturbations, perturbed="
+    for null, reason in lacking.items():
+        warnings.warn(f"the null {null!r} is left out: {reason}; nulls= chooses without a warning",
+                      UserWarning, stacklevel=5)
+    return [null for null in ("random", "same-class", "distance") if null not in lacking]
 
 
 def _known_stages(observer: Model | Responses, stages: Sequence[str] | None) -> Sequence[str]:
