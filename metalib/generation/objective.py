@@ -189,10 +189,18 @@ class Group:
             target = target.transpose(0, 1).flatten(0, 1)
             difference = torch.linalg.vector_norm(activations - target, dim=1)
             loss = difference / torch.linalg.vector_norm(target, dim=1)
-            gradient, = torch.autograd.grad(loss.sum(), pixels)
+            gradient = self._gradient(loss.sum(), pixels)
         gradient = gradient.contiguous()  # one layout, so that rules round alike in every batch
         return (loss.detach().unflatten(0, (each, -1)).T,
                 gradient.unflatten(0, (each, -1)).transpose(0, 1))
+
+    def _gradient(self, loss: Tensor, pixels: Tensor) -> Tensor:
+        found = (torch.autograd.grad(loss, pixels, allow_unused=True)[0] if loss.requires_grad
+                 else None)
+        if found is None:
+            raise ValueError(f"{self.model.name}, {self.stage}: no gradient reaches the pixels; "
+                             "check_model(model) says what to mend")
+        return found
 
 
 def grouped(

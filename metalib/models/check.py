@@ -145,7 +145,10 @@ def _gradient_problems(model: Model, images: Tensor, stage: str) -> list[str]:
                 "remove torch.no_grad, detach or conversions to numpy"]
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(activations.shape, generator=generator).to(activations.device)
-    gradient, = torch.autograd.grad((activations * direction).sum(), pixels)
+    gradient, = torch.autograd.grad((activations * direction).sum(), pixels, allow_unused=True)
+    if gradient is None:
+        return [f"{stage}: no gradient reaches the pixels: take the network before it was "
+                "quantised, and no custom operator without a backward pass"]
     if not gradient.isfinite().all():
         return [f"{stage}: the gradient at the pixels is not finite: "
                 "look for square roots or logarithms of 0"]

@@ -93,8 +93,9 @@ def picked(output: Any, which: str | int | Callable[[Any], Any] | None) -> Any:
     if callable(which):
         return which(output)
     try:
-        named = isinstance(which, str) and not isinstance(output, Mapping)
-        return getattr(output, which) if named else output[which]
+        if isinstance(which, str) and not isinstance(output, Mapping):
+            return getattr(output, which)
+        return output[which]
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"output={which!r} is not in what the network returns, "
                          f"{_described(output)}") from error

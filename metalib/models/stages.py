@@ -29,7 +29,7 @@ class StageReached(Exception):
 
 
 @contextlib.contextmanager
-def hooked(module: nn.Module, stage: str, note: Callable[[Any], object]) -> Iterator[None]:
+def hooked(module: nn.Module, stage: str, note: Callable[[Any], None]) -> Iterator[None]:
     """While this lasts, `note` is called with what a stage gives in each pass."""
     name, at_input = _parse(stage)
     submodule = module.get_submodule(name)
@@ -166,8 +166,7 @@ def _calls(
 
 def _stage(pair: list[_Call], single: list[_Call]) -> Stage:
     if len(pair) != 1 or len(single) != 1:
-        advice = ("name the block around it" if pair else "name another; a scripted network hides "
-                  "its submodules: pass the one it was made of")
+        advice = "name the block around it" if pair else "name one that is"
         raise ValueError(f"is computed {len(pair)} times in a forward pass, but a stage is "
                          f"computed once; {advice}")
     two, one = tensor_of(pair[0].output), tensor_of(single[0].output)
@@ -183,6 +182,9 @@ def _check_names(module: nn.Module, stages: Sequence[str], name: str) -> None:
                     or [key for key in modules if key][:8])
             raise ValueError(f"{name} has no submodule {stage!r} for a stage; "
                              f"did you mean {', '.join(near)}?")
+        if isinstance(modules[_parse(stage)[0]], torch.jit.ScriptModule):
+            raise ValueError(f"{name}: stage {stage!r} is scripted and takes no hooks: wrap the "
+                             "network that it was made of")
 
 
 def _parse(stage: str) -> tuple[str, bool]:

@@ -131,6 +131,9 @@ def _adopted(module: nn.Module, name: str) -> tuple[nn.Module, torch.dtype]:
     module = getattr(module, "_orig_mod", module)  # torch.compile
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         module = module.module
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ValueError(f"{name} is scripted or traced by torch.jit, which hides its submodules: "
+                         "wrap the network that it was made of")
     _check_weights(module, name)
     types = {weights.dtype for weights in module.parameters() if weights.is_floating_point()}
     if types & {torch.float16, torch.bfloat16}:  # exact in float32
@@ -144,7 +147,7 @@ def _check_weights(module: nn.Module, name: str) -> None:
     Buffers may be infinite, as the masks of attention are.
     """
     for key, value in [*module.named_parameters(), *module.named_buffers()]:
-        if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(value):
             raise ValueError(f"{name}: the weights {key!r} are not there yet: run one batch of "
                              "images through the network first")
         if value.is_meta:
