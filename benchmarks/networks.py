@@ -14,6 +14,7 @@ stopped goes on.
 import argparse
 import copy
 import csv
+import functools
 import time
 import warnings
 from pathlib import Path
@@ -26,7 +27,8 @@ from metalib import check_model, generate, load_images, wrap_model
 
 TOLERANCE = 1e-3  # of a loss
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-COLUMNS = ["network", "pixels", "stages", "alone", "batch of 4", "seconds", "verdict", "remark"]
+COLUMNS = ["network", "pixels", "stages", "names", "alone", "batch of 4", "seconds", "verdict",
+           "remark"]
 
 NETWORKS = {  # side of the images in pixels, and what the library is told
     "torchvision/alexnet": (64, {}),
@@ -160,53 +162,44 @@ def compared(model, independent, references, stage):
     reported = torch.stack([metamers.loss[0], again.loss[0]]).double()
     true = torch.stack([independent.losses(metamers.starts, references, stage),
                         independent.losses(metamers.images, references, stage, kept=False)])
+    if not (true.isfinite().any() or reported.isfinite().any()):
+        return 0.0, f"{stage} is constant, its loss undefined"
     difference = (reported - true).abs().nan_to_num(torch.inf).max().item()
-    if not true.isfinite().all():
-        return 0.0 if reported.isfinite().logical_not().all() else difference, "undefined loss"
-    return difference, "non-finite" if "non-finite" in metamers.status else ""
+    return difference, f"{stage} differs" if difference > TOLERANCE else ""
 
 
-def first_line(error):
-    """The type and the start of a message; of a list of problems, the first ones."""
-    text = " ".join(str(error).split())
-    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    return f"{kind}{text[:300]}"
+def tried(function, remarks):
+    """What a function returns; an error is a remark. A ValueError is a refusal, others are none."""
+    try:
+        return function()
+    except Exception as error:  # noqa: BLE001, whatever goes wrong is the result
+        text = " ".join(str(error).split())[:300]
+        remarks.append(text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}")
+        return None
 
 
 def row_of(name, side, options, references):
-    began, row, remarks = time.perf_counter(), dict.fromkeys(COLUMNS, ""), []
-    row |= {"network": name, "pixels": side}
+    began, remarks, worst = time.perf_counter(), [], {1: 0.0, 4: 0.0}
     network = built(name, options)
     untouched = copy.deepcopy(network).double()
-    try:
-        model = wrap_model(network, mean=MEAN, std=STD, input_size=side, name=name)
-    except Exception as error:  # noqa: BLE001, whatever goes wrong is the result
-        return row | {"verdict": "refused" if isinstance(error, ValueError) else "error",
-                      "remark": first_line(error)}
-    try:
-        check_model(model)
-    except Exception as error:  # noqa: BLE001
-        remarks.append(f"check_model: {first_line(error)}")
+    model = tried(lambda: wrap_model(network, mean=MEAN, std=STD, input_size=side, name=name),
+                  remarks)
+    if model is None:
+        return {"network": name, "pixels": side, "verdict": "refused", "remark": remarks[0]}
+    tried(lambda: check_model(model), remarks)
     independent = Independent(untouched, model.stages)
-    worst, failed = {1: 0.0, 4: 0.0}, False
     for stage in model.stages:
         for count in worst:
-            try:
-                difference, remark = compared(model, independent, references[:count], stage)
-            except Exception as error:  # noqa: BLE001
-                difference, remark = 0.0, first_line(error)
-                failed |= not isinstance(error, ValueError)
+            difference, remark = tried(functools.partial(
+                compared, model, independent, references[:count], stage), remarks) or (0.0, "")
             worst[count] = max(worst[count], difference)
-            if difference > TOLERANCE:
-                remark += f" differs by {difference:.1e}"
-            if remark:
-                remarks.append(f"{stage}, {count}: {remark.strip()}")
-    verdict = ("error" if failed else "differs" if max(worst.values()) > TOLERANCE
-               else "agrees, with remarks" if remarks else "agrees")
-    return row | {
-        "stages": " ".join(model.stages), "alone": f"{worst[1]:.0e}", "batch of 4":
-        f"{worst[4]:.0e}", "seconds": round(time.perf_counter() - began), "verdict": verdict,
-        "remark": "; ".join(dict.fromkeys(remarks))}
+            remarks += [remark] if remark else []
+    verdict = ("differs" if max(worst.values()) > TOLERANCE else
+               "agrees, see the remark" if remarks else "agrees")
+    return {"network": name, "pixels": side, "stages": len(model.stages),
+            "names": " ".join(model.stages), "alone": f"{worst[1]:.0e}",
+            "batch of 4": f"{worst[4]:.0e}", "seconds": round(time.perf_counter() - began),
+            "verdict": verdict, "remark": "; ".join(dict.fromkeys(remarks))}
 
 
 def main():
