@@ -395,7 +395,6 @@ TAKEN = {
     "weight norm": Case(partial(weighted, parametrizations.weight_norm), ["0", "3"]),
     "spectral norm": Case(partial(weighted, parametrizations.spectral_norm), ["0", "3"]),
     "old weight norm": Case(lambda: weighted(torch.nn.utils.weight_norm), ["0", "3"]),
-    "old weight norm, half": Case(lambda: weighted(torch.nn.utils.weight_norm).half(), ["0", "3"]),
     "pruned": Case(pruned, ["0", "3"]),
     "lazy, once run": Case(lazy, ["0", "2"]),
     "checkpointed": Case(checkpointed, ["body.0", "body", "head"]),
@@ -444,9 +443,12 @@ REFUSED = {
         lambda: Net(lambda net, x: net.head(net.fold(net.conv(x)).unflatten(
             0, (2, -1, 2)).transpose(0, 1).flatten(1)), conv=conv(), head=head(),
             fold=Layer(lambda x: x.unflatten(1, (2, 2)).transpose(0, 1).flatten(0, 2))),
-        {"stages": ["fold"]}, "cannot be told apart"),
+        {"stages": ["fold"]}, STRAYING),
     "a scripted stage": (scripted_part, {"stages": ["0"]}, "scripted"),
     "inside vmap": (vmapped, {"stages": ["body"]}, "has no axis for the images"),
+    "quantised": (quantised_head, {}, "quantised layers.*stages="),
+    "old weight norm, half": (lambda: weighted(torch.nn.utils.weight_norm).half(), {},
+                              r"network.float\(\)"),
     "quantised stage": (
         lambda: sequential(Layer(lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)),
                            Layer(torch.dequantize)), {"stages": ["1"]}, "quantised"),
@@ -471,13 +473,13 @@ REFUSED = {
     "six channels": (lambda: nn.Sequential(conv(6), nn.Flatten(), head()), {}, "3 channels"),
     "another size": (lambda: nn.Sequential(conv(), nn.Flatten(), head(100)), {}, "input_size="),
     "two inputs": (
-        lambda: Layer(lambda x, y: x + y), {}, r"wrap a module that takes images alone"),
+        lambda: Layer(lambda x, y: x + y), {}, "wrap a module that takes normalised images alone"),
     "a list of images": (
         lambda: Net(lambda net, x: net.head(net.conv(torch.stack(list(x["pixels"]))).flatten(1)),
-                    conv=conv(), head=head()), {}, "."),
+                    conv=conv(), head=head()), {}, "wrap a module that takes normalised images alone"),
     "one image only": (
         lambda: Net(lambda net, x: net.head(net.conv(x).reshape(1, 64)), conv=conv(), head=head()),
-        {}, "batch"),
+        {}, "batch axis have any length"),
     "no submodules": (lambda: Layer(lambda x: x.mean((2, 3))), {}, "nn.Sequential"),
     "scripted": (lambda: quietly(torch.jit.script), {"stages": ["0"]}, SCRIPTED),
     "scripted by default": (lambda: quietly(torch.jit.script), {}, SCRIPTED),
@@ -514,7 +516,6 @@ UNFIT = {
             head=head()), {"stages": ["body"]}, "no gradient"),
     "in place": (
         lambda: sequential(nn.ReLU(), Layer(lambda x: x.mul_(3))), {"stages": ["2"]}, "in ?place"),
-    "quantised": (quantised_head, {}, "quantised"),
 }
 
 

@@ -276,7 +276,8 @@ def judge(
         (20 log10), `class_match`, `passed` (see `Criterion`), `p_value` (the largest of those of
         the metrics that gate, so that it is small only if all are), `distance` and
         `distance_from_start` (root mean square over pixels in [0, 1], the second NaN where the
-        start is not known), `evaluations` (NaN where not known).
+        start is not known), `evaluations` (NaN where not known), and, where the metamers have
+        `files`, the `file` of the reference.
 
     Raises:
         ValueError: an unknown stage, a null of another model or stage, or images that the model
@@ -306,4 +307,6 @@ def judge(
     table["distance_from_start"] = (
         math.nan if start is None else metrics.rms_distance(images, start).double().numpy())
     table["evaluations"] = math.nan if evaluations is None else evaluations.numpy()
+    if files := getattr(metamers, "files", ()):
+        table["file"] = list(files)
     return table

@@ -124,7 +124,8 @@ def generate(
         seconds=time.perf_counter() - began + (resume.seconds if resume is not None else 0),
         recipe=request.recipe,
         unfinished={first: part.position for first, part in records.items()
-                    if part.position is not None})
+                    if part.position is not None},
+        files=images.files if isinstance(images, ImageSet) else ())
 
 
 def _records(

@@ -71,6 +71,7 @@ class Metamers:
         recipe: a plain dict of all that is needed to repeat the run.
         unfinished: where an interrupted run stands, for `generate(..., resume=...)`: the Position
             of each batch that was begun and not ended, by the number of its first image.
+        files: (B,) names of the files of the references, as in `ImageSet`; empty where unknown.
     """
 
     images: Tensor
@@ -83,6 +84,7 @@ class Metamers:
     seconds: float = float("nan")
     recipe: dict = field(default_factory=dict)
     unfinished: dict[int, Position] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     @property
     def interrupted(self) -> bool:
@@ -117,6 +119,7 @@ def save(metamers: Metamers, folder: str | Path) -> None:
                     for name, value in parts.items()}
     about = {"recipe": metamers.recipe, "status": metamers.status, "seconds": metamers.seconds,
              "unfinished": {first: at.step for first, at in metamers.unfinished.items()},
+             "files": metamers.files,
              "sha256": sha256(tensors), "metalib": __version__}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,11 +155,16 @@ def load(folder: str | Path) -> Metamers:
                 step, parts["images"], _below(parts, "state/"), parts["rows"], parts["finite"])
     return Metamers(**{name: value for name, value in tensors.items() if "/" not in name},
                     status=tuple(about["status"]), seconds=about["seconds"],
-                    recipe=about["recipe"], unfinished=unfinished)
+                    recipe=about["recipe"], unfinished=unfinished,
+                    files=tuple(about.get("files", ())))
 
 
 def export(metamers: Metamers, folder: str | Path) -> None:
-    """Write what people and other programs read: the recipe as JSON, all images as PNG files."""
+    """Write what people and other programs read: the recipe as JSON, all images as PNG files.
+
+    Where the files of the references are known, `files` in the JSON names them, in the order of
+    the images.
+    """
     folder = Path(folder)
     for name in ("images", "references"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -164,7 +172,8 @@ def export(metamers: Metamers, folder: str | Path) -> None:
             with atomic_write(folder / name / f"{number:04}.png") as temporary:
                 to_pil_image((image * 255).round().to(torch.uint8)).save(temporary, "PNG")
     with atomic_write(folder / "recipe.json") as temporary:
-        Path(temporary).write_text(json.dumps(metamers.recipe, indent=1) + "\n")
+        files = {"files": metamers.files} if metamers.files else {}
+        Path(temporary).write_text(json.dumps(metamers.recipe | files, indent=1) + "\n")
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

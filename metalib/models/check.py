@@ -145,7 +145,10 @@ def _gradient_problems(model: Model, images: Tensor, stage: str) -> list[str]:
                 "remove torch.no_grad, detach or conversions to numpy"]
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(activations.shape, generator=generator).to(activations.device)
-    gradient, = torch.autograd.grad((activations * direction).sum(), pixels, allow_unused=True)
+    try:
+        gradient, = torch.autograd.grad((activations * direction).sum(), pixels, allow_unused=True)
+    except RuntimeError as error:
+        return [f"{stage}: the backward pass fails ({str(error).splitlines()[0]})"]
     if gradient is None:
         return [f"{stage}: no gradient reaches the pixels: take the network before it was "
                 "quantised, and no custom operator without a backward pass"]

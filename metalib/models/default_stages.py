@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,6 @@ from torch import Tensor, nn
 
 from metalib.models.outputs import tensor_of
 from metalib.models.stages import LastReLU, explained, first_of
-
-SINK = object()
 
 
 @dataclass
@@ -138,15 +137,15 @@ def _outputs(
                 hooks.callback(submodule.register_forward_pre_hook(
                     enter(inner, submodule), with_kwargs=True).remove)
                 hooks.callback(submodule.register_forward_hook(leave(inner)).remove)
-        pixels = image.detach().requires_grad_()
+        pixels = image.detach().clone().requires_grad_()
         with explained(name, image):
-            output = module(pixels)
-    graph = _graph(end_of(output))
-    if not any(getattr(node, "variable", None) is pixels for node in graph):
+            output = module(pixels.clone())  # it may work in place
+    end = end_of(output)
+    if not _passes_gradient(end, pixels, name):
         raise ValueError(f"{name} passes no gradient from its output to the pixels, and metamers "
                          "need one: remove torch.no_grad, detach, rounding or quantised layers, "
                          "or name stages before them: stages=[...]")
-    bottlenecks = _bottlenecks(graph, end_of(output).grad_fn)
+    bottlenecks = _bottlenecks(end.grad_fn)
     times = Counter(output.name for output in seen)
     outputs = [
         output for output in seen if output.node in bottlenecks and times[output.name] == 1]
@@ -183,21 +182,28 @@ def _output(name: str, tensor: Tensor, layers: int, inside: int) -> _Output:
     return _Output(name, tuple(shape), layers, inside, tensor.grad_fn, tensor.detach())
 
 
-def _graph(end: Tensor) -> networkx.DiGraph:
-    """The autograd graph behind a tensor; all leaves lead on to the node `SINK`."""
-    graph, stack = networkx.DiGraph(), [end.grad_fn] if end.grad_fn is not None else []
+def _passes_gradient(end: Tensor, pixels: Tensor, name: str) -> bool:
+    if end.grad_fn is None:
+        return False
+    with explained(name, pixels), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that an operator has no derivative
+        return torch.autograd.grad(
+            end.sum(), pixels, retain_graph=True, allow_unused=True)[0] is not None
+
+
+def _bottlenecks(end: Any) -> set[Any]:
+    """The nodes of an autograd graph that lie on every path from `end` to the leaves.
+
+    These are the dominators of a sink to which all leaves are joined.
+    """
+    graph, sink, stack = networkx.DiGraph(), object(), [end]
     while stack:
         node = stack.pop()
         used = {target for target, _ in node.next_functions if target is not None}
         stack += [target for target in used if target not in graph]
-        graph.add_edges_from((node, target) for target in used or {SINK})
-    return graph
-
-
-def _bottlenecks(graph: networkx.DiGraph, end: Any) -> set[Any]:
-    """The nodes that lie on every path from `end` to the leaves: the dominators of `SINK`."""
+        graph.add_edges_from((node, target) for target in used or {sink})
     dominators = networkx.immediate_dominators(graph, end)
-    node, bottlenecks = SINK, set()
+    node, bottlenecks = sink, set()
     while node is not end:  # whose own entry is not read: not every version of networkx has one
         node = dominators[node]
         bottlenecks.add(node)

@@ -204,7 +204,7 @@ class Model(nn.Module):
         found = {}
 
         def keep(stage: str, output: Any) -> None:
-            rows = self._stages[stage].rows(output)
+            rows = self._rows(stage, output, len(images))
             found[stage] = rows.flatten(1).to(torch.float32, copy=True)
             if stage == last:
                 raise StageReached(output)
@@ -256,8 +256,17 @@ class Model(nn.Module):
             try:
                 self._pass(inputs)
             except StageReached as reached:
-                return self._stages[stage].rows(reached.output)
+                return self._rows(stage, reached.output, len(inputs))
         raise self._not_reached(stage)
+
+    def _rows(self, stage: str, output: Any, count: int) -> Tensor:
+        """What a stage's submodule returned, as a tensor with a row for each of `count` images."""
+        rows = self._stages[stage].rows(output)
+        if len(rows) != count:
+            raise ValueError(f"{self.name}: stage {stage!r} gives {len(rows)} rows for {count} "
+                             "images: a network that cuts its batch into pieces has no stages "
+                             "inside them")
+        return rows
 
     def _pass(self, inputs: Tensor) -> Any:
         """What the network returns."""
@@ -300,8 +309,8 @@ class Model(nn.Module):
             others = self(ends.expand(-1, *self.input_shape))
         return bool((others == logits[:1].float()).all())
 
-    def _not_reached(self, stage: str) -> RuntimeError:
-        return RuntimeError(f"{self.name} did not compute the stage {stage!r} in this pass: "
+    def _not_reached(self, stage: str) -> ValueError:
+        return ValueError(f"{self.name} did not compute the stage {stage!r} in this pass: "
                             "name one that it computes for every batch")
 
     @contextlib.contextmanager

@@ -125,8 +125,12 @@ def trace(
     if len(set(stages)) < len(stages):
         raise ValueError(f"{name}: stages are named twice in {list(stages)}")
     _check_names(module, stages, name)
-    pair, output = _calls(module, stages, images, name)
     single, alone = _calls(module, stages, images[1:], name)
+    try:
+        pair, output = _calls(module, stages, images, name)
+    except ValueError as error:
+        raise ValueError(f"{name} takes one image, but not two: let its batch axis have any "
+                         f"length ({error})") from error
     found = {}
     for stage in sorted(stages, key=lambda stage: pair[stage][0].order if pair[stage] else 0):
         try:
@@ -161,7 +165,7 @@ def _calls(
         for stage in stages:
             hooks.enter_context(hooked(module, stage, partial(note, stage)))
         with explained(name, images):
-            return calls, module(images)
+            return calls, module(images.clone())  # it may work in place
 
 
 def _stage(pair: list[_Call], single: list[_Call]) -> Stage:
@@ -202,6 +206,7 @@ def first_of(inputs: tuple, named: dict[str, Any]) -> Any:
 
 
 ADVICE = {  # what to do about errors of a forward pass, by words in them; the first that fits
+    r"inplace operation": "let it compute out of place what is named there",
     r"to have 1 channels": "for a network of grey-scale images pass mean=(m,) and std=(s,), one "
                            "number each",
     r"to have \d+ channels": "it is given images of {channels} channels; wrap a module that takes "
@@ -209,8 +214,8 @@ ADVICE = {  # what to do about errors of a forward pass, by words in them; the f
     r"size|shape|match|dimension|[Ii]nput|Kernel": "if it takes images of another size, pass "
                                                    "input_size=side or (height, width)",
     r"device": "put all of it on one device",
-    r"argument|positional": "wrap a module that takes images alone, (B, {channels}, H, W)",
 }
+TAKES = "wrap a module that takes normalised images alone, (B, {channels}, H, W)"
 
 
 @contextlib.contextmanager
@@ -223,8 +228,8 @@ def explained(name: str, images: Tensor) -> Iterator[None]:
     except Exception as error:
         channels, *size = images.shape[1:]
         text = " ".join(str(error).split())[:300]
-        advice = next((advice for words, advice in ADVICE.items() if re.search(words, text)),
-                      "wrap a module that maps normalised images (B, {channels}, H, W) to logits")
+        known = ADVICE if isinstance(error, (RuntimeError, ValueError, AssertionError)) else {}
+        advice = next((known[words] for words in known if re.search(words, text)), TAKES)
         raise ValueError(
             f"{name} does not take images of {' x '.join(map(str, size))} pixels "
             f"({type(error).__name__}: {text}); {advice.format(channels=channels)}") from error

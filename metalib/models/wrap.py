@@ -137,7 +137,16 @@ def _adopted(module: nn.Module, name: str) -> tuple[nn.Module, torch.dtype]:
     _check_weights(module, name)
     types = {weights.dtype for weights in module.parameters() if weights.is_floating_point()}
     if types & {torch.float16, torch.bfloat16}:  # exact in float32
-        module = copy.deepcopy(module).float()
+        try:
+            module = copy.deepcopy(module).float()
+        except RuntimeError as error:
+            raise ValueError(f"{name} has weights of half precision and cannot be copied ({error}):"
+                             " wrap network.float()") from error
+    try:
+        module.eval()
+    except NotImplementedError as error:
+        raise ValueError(f"{name} is exported and stays in the mode in which it was ({error}): "
+                         "wrap the network that it was made of") from error
     return module, torch.float64 if types == {torch.float64} else torch.float32
 
 
