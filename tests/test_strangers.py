@@ -300,6 +300,21 @@ def checkpointed():
     return Net(forward, body=nn.Sequential(conv(), nn.Tanh()), head=head())
 
 
+class Fallback(nn.Module):
+    """Catches what goes wrong in its fast layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.fast, self.slow, self.head = conv(), conv(), head()
+
+    def forward(self, x):
+        try:
+            x = self.fast(x)
+        except Exception:
+            x = self.slow(x)
+        return self.head(x.flatten(1))
+
+
 def in_place_on_pixels():
     return Net(lambda net, x: net.head(net.conv(x.sub_(0.1).mul_(2)).flatten(1)), conv=conv(),
                head=head())
@@ -425,6 +440,7 @@ TAKEN = {
     "pruned": Case(pruned, ["0", "3"]),
     "lazy, once run": Case(lazy, ["0", "2"]),
     "checkpointed": Case(checkpointed, ["body.0", "body", "head"]),
+    "fallback": Case(Fallback, ["fast", "head"]),
     "data-parallel": Case(lambda: nn.DataParallel(sequential(nn.ReLU())), ["0", "1", "3"]),
     "compiled": Case(lambda: torch.compile(sequential(nn.ReLU())), ["0", "1", "3"]),
     "scripted part": Case(scripted_part, ["2"]),
@@ -526,6 +542,9 @@ REFUSED = {
 }
 
 UNFIT = {
+    "sight of the next image": (
+        lambda: sequential(Layer(lambda x: torch.cat([x[:-1] + x[1:], x[-1:]]))),
+        {"stages": ["1", "3"]}, "other images in the batch"),
     "images in pieces": (
         lambda: Net(lambda net, x: net.head(torch.cat(
             [net.conv(part) for part in x.split(2)]).flatten(1)), conv=conv(), head=head()),
