@@ -179,7 +179,7 @@ def tried(function, remarks):
     try:
         return function()
     except Exception as error:  # noqa: BLE001, whatever goes wrong is the result
-        text = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).rpartition("does not conform:")[2].split()).lstrip("- ")[:300]
         remarks.append(text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}")
         return None
 

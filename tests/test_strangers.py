@@ -7,10 +7,12 @@ image's. `REFUSED` are those that cannot be read, and `UNFIT` those that `check_
 with, each with a pattern of what is said.
 """
 
+import csv
 import dataclasses
 import warnings
 from collections import OrderedDict, namedtuple
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -676,3 +678,15 @@ def test_a_network_that_metamers_cannot_be_made_for_is_told_what_to_mend(build, 
     model = wrapped(build(), **options)
     with pytest.raises(ValueError, match=f"(?s){message}"):
         check_model(model)
+
+
+def test_public_architectures_were_tried_and_agree():
+    """By `benchmarks/networks.py`, whose table is in the book."""
+    table = Path(__file__).parents[1] / "book" / "full" / "networks.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    taken = [row for row in rows if row["verdict"] != "refused"]
+    assert len({row["network"] for row in taken}) >= 30
+    assert all(float(row[losses]) < 1e-3 for row in taken for losses in ("alone", "batch of 4"))
+    assert all(row["verdict"].startswith("agrees") for row in taken)
+    assert all("stages=" in row["remark"] for row in rows if row not in taken)
