@@ -10,12 +10,14 @@ The samples need no network.
 
 import hashlib
 import importlib.util
+import math
 import operator
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,6 +27,7 @@ from torchvision.models import ResNet50_Weights
 from metalib.folders import Found, pictures_in
 from metalib.labels import CIFAR10
 from metalib.pictures import fit, luminance, read_image, sides_of
+from metalib.previews import preview
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -73,6 +76,15 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self):
+        height, width = self.images.shape[-2:]
+        grey = ", grey" if self.images.shape[1] == 1 else ""
+        known = f", {len(self.class_names)} classes" if self.class_names else ""
+        return f"<{len(self)} images of {self.name}: {height} x {width} pixels{grey}{known}>"
+
+    def _repr_html_(self) -> str:
+        return preview(repr(self), [self.images])
+
     def __getitem__(self, index: Any) -> Self:
         """The subset at `index`: an integer, slice, or array of integers or booleans.
 
@@ -103,7 +115,7 @@ def rows_at(index: Any, count: int) -> Tensor:
     if isinstance(index, slice):
         return torch.tensor(range(count)[index], dtype=torch.int64)
     try:
-        rows = torch.as_tensor(index).cpu()
+        rows = index.cpu() if isinstance(index, Tensor) else torch.tensor(np.asarray(index))
     except (TypeError, ValueError, RuntimeError):
         rows = torch.empty(0, 0)
     if rows.dtype == torch.bool and rows.shape == (count,):
@@ -161,7 +173,7 @@ def load_images(
         images = _cifar10(split or "test", root)
         chosen = images if n is None else images[stratified(images.labels, n, seed)]
         values = fit(chosen.images, sides)
-        return replace(chosen, images=luminance(values) if grey else values)
+        return replace(chosen, images=luminance(values).clamp(0, 1) if grey else values)
     if source in ("cifar10-samples", "imagenet-samples"):
         if split is not None:
             raise ValueError(f"{source!r} has no splits; leave `split` out")
@@ -206,10 +218,11 @@ def pixels(images: Any) -> Tensor:
     return tensor.float()
 
 
-def check_range(images: Tensor) -> None:
-    """Raise a ValueError unless pixels are finite and in [0, 1]."""
+def check_range(images: Tensor, *, outside: bool = False) -> None:
+    """Raise a ValueError unless pixels are finite and, but with `outside`, in [0, 1]."""
     low, high = images.detach().aminmax() if images.numel() else (torch.zeros(()),) * 2
-    if not (low >= 0 and high <= 1):  # also catches NaN
+    finite = math.isfinite(low) and math.isfinite(high)
+    if not finite or not outside and (low < 0 or high > 1):
         raise ValueError(f"pixels must be finite and in [0, 1], but reach from {low.item():.4g} to "
                          f"{high.item():.4g}; normalisation is inside the model, so pass plain "
                          "pixels")

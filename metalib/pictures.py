@@ -4,8 +4,9 @@
     image = read_image("stimulus.tif", (48, 64), grey=True)    # (1, 48, 64)
 
 Pillow reads files of 8 bits, grey TIFFs of 16 bits, and pictures of any number of pixels: its guard
-against files that unpack to huge pictures is off here, so keep files from strangers away. What
-Pillow would cut down to 8 bits is read by torchvision (PNG) and tifffile (TIFF).
+against files that unpack to huge pictures is off here, so keep files from strangers away. Of a deep
+PNG Pillow gives the upper or the lower byte, so that it is read twice; other deep TIFFs are read by
+tifffile.
 """
 
 import contextlib
@@ -69,7 +70,7 @@ def read_image(
         ) from error
     image = fit(_upright(_on_white(values), orientation), size)
     if grey:
-        return luminance(image)
+        return luminance(image).clamp(0, 1)
     return (image.repeat(3, 1, 1) if len(image) == 1 else image).contiguous()
 
 
@@ -107,7 +108,7 @@ def luminance(images: Tensor) -> Tensor:
     if images.shape[-3] == 1:
         return images
     weights = torch.tensor(LUMINANCE, dtype=images.dtype, device=images.device).view(3, 1, 1)
-    return (images * weights).sum(-3, keepdim=True).clamp(0, 1)
+    return (images * weights).sum(-3, keepdim=True)
 
 
 # --- From bytes to channels ---------------------------------------------------------------------

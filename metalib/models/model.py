@@ -5,18 +5,17 @@
 """
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from metalib.data import check_range
 from metalib.models.default_stages import default_stages
 from metalib.models.outputs import Layout, layout_of, may_be_logits, picked, tensor_of
 from metalib.models.stages import LastReLU, StageReached, evaluating, hooked, trace
-
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue, as in PIL's conversion (ITU-R BT.601)
+from metalib.pictures import luminance
 
 
 class Model(nn.Module):
@@ -345,19 +344,12 @@ class Model(nn.Module):
         if not images.is_floating_point():
             raise ValueError(f"images must be floating point in [0, 1], not {images.dtype}; "
                              "divide 8-bit images by 255")
-        low, high = images.detach().aminmax() if images.numel() else (torch.zeros(()),) * 2
-        lowest, highest = (-math.inf, math.inf) if outside else (0, 1)
-        finite = math.isfinite(low) and math.isfinite(high)  # also catches NaN
-        if not (finite and low >= lowest and high <= highest):
-            raise ValueError(
-                f"pixels must be finite and in [0, 1], but reach from {low.item():.4g} to "
-                f"{high.item():.4g}; normalisation is inside the model, so pass plain pixels")
+        check_range(images, outside=outside)
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the network takes, for images (B, 3, H, W) in [0, 1], in the type of its weights."""
         if images.shape[1] > len(self.mean):
-            weights = torch.tensor(LUMINANCE, device=images.device, dtype=images.dtype)
-            images = (images * weights.view(-1, 1, 1)).sum(1, keepdim=True)
+            images = luminance(images)
         standard = (images.to(self.dtype) - self.mean) / self.std
         return standard.to(self.dtype).contiguous(memory_format=self.memory_format)
 
