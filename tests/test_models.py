@@ -452,3 +452,54 @@ def test_a_missing_normalisation_is_mentioned_once():
 def test_networks_that_cannot_be_wrapped_are_told_what_to_do(network, message):
     with pytest.raises(ValueError, match=message):
         wrap_model(network, name="theirs", **PLAIN)
+
+
+def test_of_several_outputs_the_one_with_the_classes_is_taken_or_asked_for(samples):
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features, self.head = classifier()[:4], nn.Linear(64, 5)
+
+        def forward(self, x):
+            features = self.features(x)
+            return features, self.head(features)
+
+    network = Both()
+    with pytest.raises(ValueError, match="returns a tuple of 2 tensors; pass output="):
+        wrap_model(network, **PLAIN)
+    logits = wrap_model(network, output=1, **PLAIN)(samples.images)
+    named = wrap_model(network, class_names="abcde", **PLAIN)
+    assert logits.shape == (20, 5) and torch.equal(named(samples.images), logits)
+
+
+def test_a_network_that_catches_exceptions_is_left_all_the_same(samples):
+    class Trying(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.head = classifier(), nn.Linear(5, 5)
+
+        def forward(self, x):
+            try:
+                x = self.inner(x)
+            except Exception:
+                x = self.inner(x) * 0
+            return self.head(x)
+
+    model = wrap_model(Trying(), stages=["inner.0", "head"], **PLAIN)
+    conv = model.module.get_submodule("inner.0")((samples.images - 0.5) / 0.25)
+    assert torch.equal(model.activations(samples.images, "inner.0"), conv.flatten(1))
+
+
+def test_stages_without_a_gradient_or_with_nothing_but_zeros_are_told_in_generate(samples):
+    quantised = torch.ao.quantization.quantize_dynamic(
+        classifier(), {nn.Linear}, dtype=torch.qint8)
+    model = wrap_model(quantised, stages=["2", "4"], name="quantised", **PLAIN)
+    assert len(generate(model, samples.images[:1], "2", steps=2)) == 1
+    with pytest.raises(ValueError, match="quantised, 4: no gradient reaches the pixels"):
+        generate(model, samples.images[:1], "4", steps=2)
+    dead = classifier()
+    nn.init.constant_(dead[1].bias, -1e6)
+    with pytest.warns(RuntimeWarning, match="evoke zeros only"):
+        metamers = generate(wrap_model(dead, stages=["2"], **PLAIN), samples.images[:1], "2",
+                            steps=6)
+    assert metamers.status == ("non-finite",)

@@ -114,7 +114,11 @@ def generate(
     Raises:
         ValueError: unknown stage, optimizer, start or prior, jitter in a line search, a null of
             another model or stage, images that a model cannot take, a loss that is not one, or
-            `resume` of another call. Nothing has been moved or computed then, but for a loss.
+            `resume` of another call. Nothing has been moved or computed then, but for a loss. Or a
+            stage through which no gradient passes.
+
+    Warns:
+        RuntimeWarning: all references evoke nothing but zeros, so that losses are undefined.
 
     Example:
         >>> from metalib import generate, load_images, load_model

@@ -6,6 +6,7 @@
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -181,6 +182,10 @@ class Group:
             copies = references.to(device).repeat(each, 1, 1, 1)
             shown = self.compute.filled(self.model.shapes[self.stage], copies)
             goal = self._activations(shown, False)[:each * count]
+        if self.loss is relative_distance and not goal.any():
+            warnings.warn(f"{self.model.name}, {self.stage}: all references evoke zeros only, to "
+                          "which no distance is relative: their losses are undefined; choose "
+                          "another stage", RuntimeWarning, stacklevel=2)
         return goal.unflatten(0, (each, count)).transpose(0, 1)
 
     def _activations(self, images: Tensor, identity_relu: bool) -> Tensor:
@@ -214,8 +219,15 @@ class Group:
                 gradient.unflatten(0, (each, -1)).transpose(0, 1))
 
     def _gradient(self, loss: Tensor, pixels: Tensor) -> Tensor:
-        found = (torch.autograd.grad(loss, pixels, allow_unused=True)[0] if loss.requires_grad
-                 else None)
+        try:
+            found = (torch.autograd.grad(loss, pixels, allow_unused=True)[0] if loss.requires_grad
+                     else None)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            advice = "; generate without stacked" if len(self.members) > 1 else ""
+            raise ValueError(f"{self.model.name}, {self.stage}: the backward pass fails "
+                             f"({str(error).splitlines()[0]}){advice}") from error
         if found is None:
             raise ValueError(f"{self.model.name}, {self.stage}: no gradient reaches the pixels; "
                              "check_model(model) says what to mend")

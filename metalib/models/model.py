@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from metalib.data import check_range
 from metalib.models.default_stages import default_stages
-from metalib.models.outputs import Layout, layout_of, may_be_logits, picked, tensor_of
+from metalib.models.outputs import Layout, end_of, layout_of, may_be_logits, picked
 from metalib.models.stages import LastReLU, StageReached, evaluating, hooked, trace
 from metalib.pictures import luminance
 
@@ -275,7 +275,7 @@ class Model(nn.Module):
     def _end(self, output: Any) -> Tensor:
         """The tensor at the end of the network, of what it returns."""
         try:
-            return tensor_of(picked(output, self._output))
+            return end_of(picked(output, self._output), len(self.class_names))
         except ValueError as error:
             raise ValueError(f"{self.name} {error}; pass output= to wrap_model: a key, a number, "
                              "or a function of what it returns") from error

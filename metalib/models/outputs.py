@@ -103,6 +103,23 @@ def picked(output: Any, which: str | int | Callable[[Any], Any] | None) -> Any:
                          f"{_described(output)}") from error
 
 
+def end_of(output: Any, classes: int = 0) -> Tensor:
+    """The one tensor at the end of a network, as `tensor_of`.
+
+    Of several in a tuple it is the one with a number for each of the `classes`, if that is given.
+
+    Raises:
+        ValueError: it cannot be said which.
+    """
+    if isinstance(output, (tuple, list)) and not _named(output):
+        tensors = [value for value in output if isinstance(value, Tensor)]
+        fitting = [tensor for tensor in tensors if tensor.shape[1:] == (classes,)]
+        if len(tensors) > 1 and len(fitting) != 1:
+            raise ValueError(f"returns a {type(output).__name__} of {len(tensors)} tensors")
+        output = fitting[0] if fitting else output
+    return tensor_of(output)
+
+
 def may_be_logits(output: Any) -> bool:
     """Whether what a network returns may be the logits of a classifier, by its name."""
     named = _named(output)

@@ -21,8 +21,11 @@ from torch.overrides import TorchFunctionMode
 from metalib.models.outputs import Layout, layout_of, tensor_of
 
 
-class StageReached(Exception):
-    """Carries a stage's activations out of a forward pass, so that later layers are not run."""
+class StageReached(BaseException):
+    """Carries a stage's activations out of a forward pass, so that later layers are not run.
+
+    No Exception, so that a network's own `except Exception` lets it through.
+    """
 
     def __init__(self, output: Any):
         self.output = output
@@ -50,6 +53,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     training = [submodule for submodule in module.modules() if submodule.training]
     if training:
         module.eval()
+        for submodule in training:  # also those that do not listen
+            submodule.training = False
     try:
         yield
     finally:
@@ -131,15 +136,16 @@ def trace(
     except ValueError as error:
         raise ValueError(f"{name} takes one image, but not two: let its batch axis have any "
                          f"length ({error})") from error
-    found = {}
+    found, refused = {}, None
     for stage in sorted(stages, key=lambda stage: pair[stage][0].order if pair[stage] else 0):
         try:
             found[stage] = _stage(pair[stage], single[stage])
         except ValueError as error:
+            refused = ValueError(f"{name}: stage {stage!r} {error}")
             if not lenient:
-                raise ValueError(f"{name}: stage {stage!r} {error}") from error
+                raise refused from error
     if not found:
-        raise ValueError(f"{name} has no stage that can be read: name some, stages=[...]")
+        raise refused or ValueError(f"{name}: stages=[] names none")
     return found, output, alone
 
 
@@ -211,7 +217,7 @@ ADVICE = {  # what to do about errors of a forward pass, by words in them; the f
                            "number each",
     r"to have \d+ channels": "it is given images of {channels} channels; wrap a module that takes "
                              "these",
-    r"size|shape|match|dimension|[Ii]nput|Kernel": "if it takes images of another size, pass "
+    r"^$|size|shape|match|dimension|[Ii]nput|Kernel": "if it takes images of another size, pass "
                                                    "input_size=side or (height, width)",
     r"device": "put all of it on one device",
 }
@@ -223,8 +229,6 @@ def explained(name: str, images: Tensor) -> Iterator[None]:
     """Whatever a forward pass raises is raised again as a ValueError that says what to do."""
     try:
         yield
-    except StageReached:
-        raise
     except Exception as error:
         channels, *size = images.shape[1:]
         text = " ".join(str(error).split())[:300]

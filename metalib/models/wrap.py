@@ -53,7 +53,8 @@ def wrap_model(
         classes: whether the network classifies. None takes an output (B, K) for logits; pass False
             for an encoder that returns embeddings.
         output: what to take of the network's output: a key or attribute, a number, or a function
-            of it. None takes `logits` of a dict or an object, and the first of a tuple.
+            of it. None takes `logits` of a dict or an object, and of a tuple the only tensor or the
+            one that has a number for each of `class_names`.
 
     Raises:
         ValueError: a stage that is no submodule, is not called exactly once, or does not return a
