@@ -228,6 +228,11 @@ def classifier(end, **more):
                **more)
 
 
+def features_and_logits():
+    return Net(lambda net, x: (net.conv(x).flatten(1), net.head(x.flatten(1))), conv=conv(),
+               head=head(768))
+
+
 def spectrum(conjugate=False):
     """A Fourier transform, whose numbers are complex."""
     return Net(lambda net, x: net.head(net.fft(net.conv(x)).abs().flatten(1)), conv=conv(),
@@ -403,6 +408,8 @@ TAKEN = {
         partial(classifier, lambda x: {"answer": x}), found=("head",)),
     "the first of a list": Case(two_branches, ["two", "block", "block:input", "head"]),
     "the first of a tuple": Case(partial(classifier, lambda x: (x, [x])), found=("head",)),
+    "logits beside features": Case(
+        features_and_logits, ["conv", "head"], {"class_names": "abcde"}),
     "a key": Case(partial(classifier, lambda x: {"a": x, "b": -x}), options={"output": "b"},
                   found=("conv",)),
     "a function of the output": Case(
@@ -480,6 +487,7 @@ REFUSED = {
         "keep the batch axis"),
     "nothing that is known": (
         partial(classifier, lambda x: {"a": x, "b": -x}), {}, "pass output="),
+    "features and logits": (features_and_logits, {"stages": ["conv"]}, "pass output="),
     "nothing and logits": (partial(classifier, lambda x: (None, x)), {}, "pass output="),
     "no such key": (partial(classifier, lambda x: {"a": x}), {"output": "b"}, "is not in what"),
     "a stage of several unknown tensors": (
