@@ -232,3 +232,8 @@ def test_lines_say_what_is_there(samples, small):
     trials = Responses("V4", {"a": np.zeros((9, 3, 40))}, {"a": np.zeros((9, 40))})
     assert repr(trials) == ("<responses of V4 to 9 references and metamers: 1 stage, "
                             "a (3 trials x 40 units)>")
+
+
+def test_images_that_are_their_own_references_are_saved(samples, tmp_path):
+    Metamers(samples.images, samples.images).save(tmp_path)
+    assert torch.equal(Metamers.load(tmp_path).images, samples.images)

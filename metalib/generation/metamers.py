@@ -261,7 +261,7 @@ def save(metamers: Metamers, folder: str | Path) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; the old file is as it was.
     """
-    tensors = {f.name: value.contiguous() for f in fields(Metamers)
+    tensors = {f.name: value.clone(memory_format=torch.contiguous_format) for f in fields(Metamers)
                if isinstance(value := getattr(metamers, f.name), Tensor)}
     for first, position in metamers.unfinished.items():
         parts = {"images": position.images, "rows": position.rows, "finite": position.finite}
