@@ -1,7 +1,7 @@
 """Public architectures as people bring them: is the loss that is reported the true one?
 
     python benchmarks/networks.py                      # all, half an hour; book/full/networks.csv
-    python benchmarks/networks.py timm/xcit_nano_12_p16_224 --out /tmp/some.csv
+    python benchmarks/networks.py timm/xcit_nano_12_p16_224 --out some.csv
 
 Each untrained network is wrapped, checked, and metamers are made in 5 steps at every default
 stage, of one image alone and of a batch of 4. The losses reported for the first and for the last
