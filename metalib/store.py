@@ -9,7 +9,8 @@
     table.attrs["provenance"]   # date, versions, hash of the code, hardware, and what was passed
 
 A table is a Parquet file whose `attrs` hold the checksum of its rows and its provenance;
-`pandas.read_parquet` reads it. Tensors are a safetensors file with their checksum in the header.
+`pandas.read_parquet` reads it. A column that Parquet would refuse or change, such as one of texts
+and numbers, is kept as JSON: see `save_table`. Tensors are a safetensors file with their checksum in the header.
 """
 
 import abc
@@ -28,7 +29,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow
 import safetensors.torch
 import torch
 from pandas.util import hash_pandas_object
@@ -218,7 +221,12 @@ class TableFile(StoredFile):
 # --- Tables -------------------------------------------------------------------------------------
 
 def save_table(table: pd.DataFrame, path: str | Path, **about: Any) -> None:
-    """Save a table with its provenance, whole or not at all.
+    """Save a table with its provenance, whole or not at all, whatever the types in its columns.
+
+    `load_table` gives back columns as they were. Those that Parquet would refuse or change (texts
+    among numbers, None, lists, dicts) are written as JSON texts, under the same name; `attrs`
+    lists them as "json". What JSON does not have comes back as its nearest: tuples as lists,
+    scalars of NumPy and torch as numbers, dates among other things and objects as their text.
 
     Args:
         table: pandas.DataFrame.
@@ -295,8 +303,15 @@ def _hardware() -> str:
 
 
 def _write_table(table: pd.DataFrame, path: Path, about: dict) -> None:
-    table = table.copy()
-    table.attrs = {**about, "content": _rows_hash(table)}
+    table, names = table.copy(), [_json(name) for name in table.columns]
+    if not all(isinstance(name, str) for name in table.columns):
+        table.columns, about = names, {**about, "names": "json"}
+    changed = [name for number, name in enumerate(table.columns)
+               if not _survives(table.iloc[:, number])]
+    for name in changed:
+        table[name] = pd.Series([_json(value) for value in table[name]], table.index, dtype="str")
+    about = {**about, **({"json": changed} if changed else {})}
+    table.attrs = json.loads(_json({**about, "content": _rows_hash(table)}))
     with atomic_write(path) as temporary:
         table.to_parquet(temporary)
 
@@ -305,7 +320,38 @@ def _read_table(path: str | Path) -> pd.DataFrame:
     table = pd.read_parquet(path)
     if table.attrs.get("content") != _rows_hash(table):
         raise ValueError("its content was changed")
+    for name in table.attrs.pop("json", []):
+        table[name] = pd.Series([json.loads(text) for text in table[name]], table.index,
+                                dtype="object")
+    if table.attrs.pop("names", None):
+        names = [json.loads(name) for name in table.columns]
+        table.columns = pd.Index([tuple(name) if isinstance(name, list) else name
+                                  for name in names])
     return table
+
+
+def _survives(column: pd.Series) -> bool:
+    """Whether Parquet gives a column back as it is, to the type of each value."""
+    try:
+        column = column.rename("0")
+        again = pyarrow.Table.from_pandas(column.to_frame()).to_pandas()["0"]
+    except (pyarrow.ArrowException, ValueError, TypeError, OverflowError, UnicodeError):
+        return False  # several types, numbers of too many digits, broken characters, ...
+    return again.dtype == column.dtype and (
+        isinstance(column.dtype, np.dtype) and column.dtype.kind in "biufmM"
+        or list(map(repr, again)) == list(map(repr, column)))
+
+
+def _json(value: Any) -> str:
+    """A value as JSON, in which all that JSON has not is as in `save_table`."""
+    return json.dumps(value, default=_nearest)
+
+
+def _nearest(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
+        found = value.tolist()
+        return str(found) if isinstance(found, (complex, bytes)) else found
+    return None if value is pd.NA or value is pd.NaT else str(value)
 
 
 def _rows_hash(table: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from metalib.data import ImageSet, pixels
 from metalib.evaluation.criterion import METRICS, RANK_UNITS, NullDistribution, judge
 from metalib.models import Model
 from metalib.models.registry import null_file
+from metalib.plain import SEEDS, whole
 
 __all__ = ["METRICS", "RANK_UNITS", "NullDistribution", "judge", "load_null", "null_distribution"]
 
@@ -42,7 +43,7 @@ def null_distribution(
         NullDistribution. Memory: about five times B x D float32 numbers.
 
     Raises:
-        ValueError: fewer than two images, images that the model cannot take, or activations that
+        ValueError: fewer than two images, numbers that are not whole, images that the model cannot take, or activations that
             are not finite.
 
     Example:
@@ -53,10 +54,10 @@ def null_distribution(
         (380, True)
     """
     name = images.name if isinstance(images, ImageSet) else "given"
-    images = pixels(images)
-    if len(images) < 2 or pairs < 1:
-        raise ValueError("a null needs at least two images and one pair, "
-                         f"not {len(images)} images and {pairs} pairs")
+    images, seed = pixels(images), whole("seed", seed, *SEEDS)
+    pairs, batch_size = whole("pairs", pairs, 1), whole("batch_size", batch_size, 1)
+    if len(images) < 2:
+        raise ValueError(f"a null needs at least two images, not {len(images)}")
     with torch.no_grad():
         activations = torch.cat([model.activations(batch.to(model.device), stage)
                                  for batch in images.split(batch_size)])

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from metalib.devices import device_of
 from metalib.models.model import Model
 
 
@@ -85,15 +86,15 @@ def load_model(
             "robustbench/<dataset>/<threat model>/<name>".
         stages: names of submodules, as in `wrap_model`. None takes the stages of the zoo, or
             finds the main ones.
-        device: where to put it.
+        device: where to put it, such as "cuda".
         allow_pickle: unpickle checkpoints that hold more than tensors. This runs whatever code
             they contain: allow it only for files whose origin you trust.
         pretrained: False gives the architecture with random weights, by torch's generator, and
             "(untrained)" in its name: a control that needs no file.
 
     Raises:
-        ValueError: unknown name (the message has the nearest ones), a weights file that is
-            damaged, or one that holds more than tensors.
+        ValueError: unknown name (the message has the nearest ones), a device that is not there, a
+            weights file that is damaged, or one that holds more than tensors.
         FileNotFoundError: a weights file that is missing and cannot be downloaded; the message
             says where to put it.
         ImportError: a library that is not installed.
@@ -102,6 +103,7 @@ def load_model(
         >>> load_model("zoo/resnet-standard-0").stages
         ('stem', 'group1', 'group2', 'group3', 'features', 'logits')
     """
+    device = device_of("cpu" if device is None else device)
     found = source_of(name)
     if found is None:
         prefix = name.partition("/")[0]
