@@ -19,6 +19,7 @@ import datetime
 import functools
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -207,7 +208,7 @@ class TableFile(StoredFile):
         """Save a table, whole or not at all."""
         self.about = {**self.about, **about}
         _write_table(table, self.path, {**self.about, "address": self.address})
-        self._table = table.copy()
+        self._table = None  # it is read as others will read it
 
     def read(self) -> pd.DataFrame:
         """The table. The first time, the checksum is checked."""
@@ -224,9 +225,9 @@ def save_table(table: pd.DataFrame, path: str | Path, **about: Any) -> None:
     """Save a table with its provenance, whole or not at all, whatever the types in its columns.
 
     `load_table` gives back columns as they were. Those that Parquet would refuse or change (texts
-    among numbers, None, lists, dicts) are written as JSON texts, under the same name; `attrs`
-    lists them as "json". What JSON does not have comes back as its nearest: tuples as lists,
-    scalars of NumPy and torch as numbers, dates among other things and objects as their text.
+    among numbers, missing truth values, lists, dicts, categories that are no texts) are written as
+    JSON texts under the same name, and named in `attrs["json"]`. What JSON cannot hold comes back
+    as its nearest: tuples as lists, numbers of NumPy and torch as Python's, other objects as text.
 
     Args:
         table: pandas.DataFrame.
@@ -306,8 +307,8 @@ def _write_table(table: pd.DataFrame, path: Path, about: dict) -> None:
     table, names = table.copy(), [_json(name) for name in table.columns]
     if not all(isinstance(name, str) for name in table.columns):
         table.columns, about = names, {**about, "names": "json"}
-    changed = [name for number, name in enumerate(table.columns)
-               if not _survives(table.iloc[:, number])]
+    changed = {name: _categories(table[name]) for number, name in enumerate(table.columns)
+               if not _survives(table.iloc[:, number])}
     for name in changed:
         table[name] = pd.Series([_json(value) for value in table[name]], table.index, dtype="str")
     about = {**about, **({"json": changed} if changed else {})}
@@ -320,9 +321,12 @@ def _read_table(path: str | Path) -> pd.DataFrame:
     table = pd.read_parquet(path)
     if table.attrs.get("content") != _rows_hash(table):
         raise ValueError("its content was changed")
-    for name in table.attrs.pop("json", []):
-        table[name] = pd.Series([json.loads(text) for text in table[name]], table.index,
-                                dtype="object")
+    for name, categories in table.attrs.pop("json", {}).items():
+        values = pd.Series([json.loads(text, object_hook=_date) for text in table[name]],
+                           table.index, dtype="object")
+        table[name] = values if categories is None else values.astype(
+            pd.CategoricalDtype(json.loads(categories["of"], object_hook=_date),
+                                categories["ordered"]))
     if table.attrs.pop("names", None):
         names = [json.loads(name) for name in table.columns]
         table.columns = pd.Index([tuple(name) if isinstance(name, list) else name
@@ -332,26 +336,51 @@ def _read_table(path: str | Path) -> pd.DataFrame:
 
 def _survives(column: pd.Series) -> bool:
     """Whether Parquet gives a column back as it is, to the type of each value."""
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biufmM":
+        return True
     try:
-        column = column.rename("0")
-        again = pyarrow.Table.from_pandas(column.to_frame()).to_pandas()["0"]
-    except (pyarrow.ArrowException, ValueError, TypeError, OverflowError, UnicodeError):
+        file = io.BytesIO()
+        column.rename("0").to_frame().to_parquet(file)
+        again = pd.read_parquet(file)["0"]
+        return again.dtype == column.dtype and list(map(repr, again)) == list(map(repr, column))
+    except (pyarrow.ArrowException, ValueError, TypeError, OverflowError):
         return False  # several types, numbers of too many digits, broken characters, ...
-    return again.dtype == column.dtype and (
-        isinstance(column.dtype, np.dtype) and column.dtype.kind in "biufmM"
-        or list(map(repr, again)) == list(map(repr, column)))
+
+
+def _categories(column: pd.Series) -> dict | None:
+    """The categories of a categorical column, as plain values."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return None
+    return {"of": _json(column.cat.categories.tolist()), "ordered": column.cat.ordered}
+
+
+DATES = {f"${kind.__name__}": kind for kind in (pd.Timestamp, datetime.datetime, datetime.date)}
 
 
 def _json(value: Any) -> str:
-    """A value as JSON, in which all that JSON has not is as in `save_table`."""
-    return json.dumps(value, default=_nearest)
+    """A value as JSON, in which what JSON does not have is as in `save_table`."""
+    try:
+        return json.dumps(value, default=_nearest)
+    except (TypeError, ValueError):  # keys that JSON does not have, a list that holds itself
+        return json.dumps(str(value))
 
 
 def _nearest(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
-        found = value.tolist()
-        return str(found) if isinstance(found, (complex, bytes)) else found
-    return None if value is pd.NA or value is pd.NaT else str(value)
+        value = value.tolist()
+        if not isinstance(value, (complex, bytes, datetime.date)):
+            return value
+    if value is pd.NA or value is pd.NaT:
+        return None
+    if (kind := f"${type(value).__name__}") in DATES:
+        return {kind: value.isoformat()}
+    return str(value)
+
+
+def _date(found: dict) -> Any:
+    """The date that an object of JSON stands for, or the object."""
+    (kind, text), *others = found.items() if found else [("", None)]
+    return found if others or kind not in DATES else DATES[kind].fromisoformat(text)
 
 
 def _rows_hash(table: pd.DataFrame) -> str:
