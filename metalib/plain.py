@@ -65,8 +65,8 @@ def plain(name: str, value: Any) -> Any:
         return {str(key): plain(f"{name}, {key}", item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         return [plain(name, item) for item in value]
-    raise ValueError(f"{name} must be plain (numbers, text, true or false, and lists and dicts of "
-                     f"them with text as keys), not {type(value).__name__}: {reprlib.repr(value)}")
+    raise ValueError(f"{name} takes plain values (numbers, text, true or false, lists, and dicts "
+                     f"with text as keys), not a {type(value).__name__}: {reprlib.repr(value)}")
 
 
 def fitting(name: str, value: Any, wanted: Any) -> Any:

@@ -10,7 +10,8 @@
 
 A table is a Parquet file whose `attrs` hold the checksum of its rows and its provenance;
 `pandas.read_parquet` reads it. A column that Parquet would refuse or change, such as one of texts
-and numbers, is kept as JSON: see `save_table`. Tensors are a safetensors file with their checksum in the header.
+and numbers, is kept as JSON: see `save_table`. Tensors are a safetensors file with their checksum
+in the header.
 """
 
 import abc

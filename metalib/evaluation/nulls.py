@@ -43,8 +43,8 @@ def null_distribution(
         NullDistribution. Memory: about five times B x D float32 numbers.
 
     Raises:
-        ValueError: fewer than two images, numbers that are not whole, images that the model cannot take, or activations that
-            are not finite.
+        ValueError: fewer than two images, numbers that are not whole, images that the model cannot
+            take, or activations that are not finite.
 
     Example:
         >>> from metalib import load_images, load_model, null_distribution

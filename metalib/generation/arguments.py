@@ -104,7 +104,7 @@ def checked(
     steps, check_every = whole("steps", steps, 1), whole("check_every", check_every, 1)
     pause = None if pause is None else whole("pause", pause, 1)
     store_every = None if store_every is None else whole("store_every", store_every, 1)
-    jitter, seed = whole("jitter", jitter), whole("seed", seed, *SEEDS)
+    jitter, seed = whole("jitter", jitter, 0), whole("seed", seed, *SEEDS)
     device_used = None if device is None else device_of(device)
     for name, function in (("loss", loss), ("callback", callback)):
         if function is not None and not callable(function):
@@ -123,7 +123,7 @@ def checked(
     if len(members) == 1:
         share = -(-len(references) // ranks)
         compute = dataclasses.replace(compute, batch_size=min(compute.batch_size, share))
-    combination = _named(combine, COMBINATIONS, "combination")
+    combination = combination_of(combine)
     rule, penalty = optimizer_of(optimizer, jitter), prior_of(prior)
     starts, chosen = starts_of(start, images, seed)
     device_used = device_used or rank_members[0].model.device
@@ -201,10 +201,9 @@ def optimizer_of(optimizer: Any, jitter: int) -> Choice:
     else:
         raise ValueError("an optimizer is a name, a function, or a pair of one and its options, "
                          f"such as ('adam', {{'learning_rate': 0.02}}), not {optimizer!r}")
-    if jitter < 0 or jitter and getattr(function, "func", function) in LINE_SEARCHES:
-        raise ValueError("jitter must be 0 or more pixels, and a line search cannot compare what "
-                         "is seen shifted; with jitter choose another rule, such as "
-                         "optimizer='adam'")
+    if jitter and getattr(function, "func", function) in LINE_SEARCHES:
+        raise ValueError("a line search cannot compare what is seen shifted; with jitter choose "
+                         "another rule, such as optimizer='adam'")
     return Choice(name, function, _all_options(function, name, options))
 
 
@@ -222,21 +221,32 @@ def starts_of(start: Any, images: ImageSet | Tensor, seed: int) -> tuple[Tensor,
 
     The options are as plain as a recipe is.
     """
-    start, options = _split(start)
-    if isinstance(start, str):
-        function = _named(start, STARTS, "start")
-        options = _all_options(function, start, options)
-        plain = {key: f"{value.name}, SHA-256 {value.sha256}" if isinstance(value, ImageSet)
-                 else value for key, value in options.items()}
-        return start_images(start, images, seed=seed, **options), Choice(start, function, plain)
+    if not isinstance(start, Tensor):
+        chosen = start_of(start)
+        described = {key: f"{value.name}, SHA-256 {value.sha256}" if isinstance(value, ImageSet)
+                     else value for key, value in chosen.options.items()}
+        return (start_images(str(chosen.name), images, seed=seed, **chosen.options),
+                chosen._replace(options=described))
     references = pixels(images)
-    if options or not isinstance(start, Tensor):
-        raise ValueError("a start is a name, with options as in ('blend', {'fraction': 0.3}), or a "
-                         f"tensor without options, not a {type(start).__name__}")
     if start.shape != references.shape or not (start.min() >= 0 and start.max() <= 1):
         raise ValueError(f"a given start must have the references' shape "
                          f"{tuple(references.shape)} and pixels in [0, 1]")
-    return start.to(references), Choice("given", None, options)
+    return start.to(references), Choice("given", None, {})
+
+
+def start_of(start: Any) -> Choice:
+    """The start: a name of `STARTS` with its options."""
+    name, options = _split(start)
+    if not isinstance(name, str):
+        raise ValueError("a start is a name, with options as in ('blend', {'fraction': 0.3}), or a "
+                         f"tensor without options, not a {type(name).__name__}")
+    function = _named(name, STARTS, "start")
+    return Choice(name, function, _all_options(function, name, options))
+
+
+def combination_of(combine: Any) -> Callable:
+    """The combination: a name of `COMBINATIONS`."""
+    return _named(combine, COMBINATIONS, "combination")
 
 
 def check_resumed(

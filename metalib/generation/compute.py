@@ -43,8 +43,8 @@ class Compute:
             the same up to roundings. It does nothing elsewhere.
 
     Raises:
-        ValueError: a value of another type, an unknown precision, a batch size below 1, or `sequential` together with
-            `stacked` or `cuda_graphs`.
+        ValueError: a value of another type, an unknown precision, a batch size below 1, or
+            `sequential` together with `stacked` or `cuda_graphs`.
     """
 
     precision: str = "float32"

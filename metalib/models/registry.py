@@ -104,16 +104,26 @@ def load_model(
         ('stem', 'group1', 'group2', 'group3', 'features', 'logits')
     """
     device = device_of("cpu" if device is None else device)
-    found = source_of(name)
-    if found is None:
+    source, rest = known_source(name)
+    return source.load(
+        rest, stages=stages, allow_pickle=allow_pickle, pretrained=pretrained).to(device)
+
+
+def known_source(name: str) -> tuple[Source, str]:
+    """The Source of a model and its name there.
+
+    Raises:
+        ValueError: a name that no Source has; the message has the nearest ones.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"a model is loaded by its name, a text, not {name!r}")
+    if (found := source_of(name)) is None:
         prefix = name.partition("/")[0]
         known = list_models(f"{prefix}/*" if prefix in SOURCES else "*")
         near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known[:8]
         raise ValueError(f"unknown model {name!r}; did you mean {', '.join(near)}? "
                          "list_models() lists all")
-    source, rest = found
-    return source.load(
-        rest, stages=stages, allow_pickle=allow_pickle, pretrained=pretrained).to(device)
+    return found
 
 
 def source_of(name: str) -> tuple[Source, str] | None:

@@ -363,6 +363,10 @@ def main() -> None:
                         help="where checkpoints of trainings are kept")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
+    try:
+        device = device_of(arguments.device).type
+    except ValueError as error:
+        parser.error(f"--device: {error}")
     names = arguments.names or [name for name in ZOO
                                 if arguments.all and not zoo.null_file(name).is_file()]
     for name in names:
@@ -377,9 +381,9 @@ def main() -> None:
     train_images, test_images = (load_images(arguments.data, split=split, size=32)
                                  for split in ("train", "test"))
     for name in names:
-        network = train(name, train_images, arguments.work, arguments.device)
+        network = train(name, train_images, arguments.work, device)
         publish(name, network, train_images, test_images, arguments.copy or train_images.name,
-                arguments.device)
+                device)
 
 
 if __name__ == "__main__":
