@@ -40,12 +40,16 @@ def whole(name: str, value: Any, least: int = -LARGEST, most: int = LARGEST) -> 
     found = _scalar(value)
     if isinstance(found, float) and found.is_integer():
         found = int(found)
-    if isinstance(found, bool) or not hasattr(found, "__index__") or not least <= found <= most:
+    try:
+        number = None if isinstance(found, bool) else operator.index(found)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
         bound = f" of at least {least}" if least > -LARGEST else ""
-        if isinstance(found, int) and found > most:
+        if number is not None and number > most:
             bound += f", at most {most}"
         raise ValueError(f"{name} must be a whole number{bound}, not {reprlib.repr(found)}")
-    return operator.index(found)
+    return number
 
 
 def plain(name: str, value: Any) -> Any:

@@ -341,9 +341,11 @@ def _survives(column: pd.Series) -> bool:
         return True
     try:
         file = io.BytesIO()
-        column.rename("0").to_frame().to_parquet(file)
-        again = pd.read_parquet(file)["0"]
-        return again.dtype == column.dtype and list(map(repr, again)) == list(map(repr, column))
+        table = column.rename("0").to_frame()
+        table.to_parquet(file)
+        again = pd.read_parquet(file)
+        return (again["0"].dtype == column.dtype and _rows_hash(again) == _rows_hash(table)
+                and list(map(repr, again["0"])) == list(map(repr, column)))
     except (pyarrow.ArrowException, ValueError, TypeError, OverflowError):
         return False  # several types, numbers of too many digits, broken characters, ...
 

@@ -193,7 +193,8 @@ def _cells(
     """The cells of the grid."""
     if isinstance(grid, dict):
         if wrong := [name for name, values in grid.items()
-                     if not isinstance(values, (list, tuple)) or not values]:
+                     if not isinstance(values, Sequence) or isinstance(values, (str, bytes))
+                     or not values]:
             raise ValueError(f"the grid needs a list of values for {', '.join(wrong)}")
         grid = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     if not grid or not all(isinstance(cell, dict) for cell in grid):

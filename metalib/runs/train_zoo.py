@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from metalib.data import ImageSet, load_images, stratified
+from metalib.devices import device_of
 from metalib.evaluation.nulls import null_distribution
 from metalib.models import zoo
 from metalib.models.model import Model
@@ -207,7 +208,8 @@ def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Modu
         done = saved["epoch"]
 
     def classify(batch: Tensor) -> Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=arithmetic(device) == "bfloat16"):
+        with torch.autocast(torch.device(device).type, torch.bfloat16,
+                            enabled=arithmetic(device) == "bfloat16"):
             return network(((batch - mean) / std).contiguous(
                 memory_format=torch.channels_last)).float()
 
@@ -364,7 +366,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     try:
-        device = device_of(arguments.device).type
+        device = str(device_of(arguments.device))
     except ValueError as error:
         parser.error(f"--device: {error}")
     names = arguments.names or [name for name in ZOO
