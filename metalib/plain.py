@@ -37,7 +37,7 @@ def whole(name: str, value: Any, least: int = -LARGEST, most: int = LARGEST) -> 
         >>> whole("steps", np.int64(60)), whole("steps", 1e2)
         (60, 100)
     """
-    found = _scalar(value)
+    found: Any = _scalar(value)
     if isinstance(found, float) and found.is_integer():
         found = int(found)
     try:

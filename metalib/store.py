@@ -350,7 +350,7 @@ def _survives(column: pd.Series) -> bool:
         return False  # several types, numbers of too many digits, broken characters, ...
 
 
-def _categories(column: pd.Series) -> dict | None:
+def _categories(column: Any) -> dict | None:
     """The categories of a categorical column, as plain values."""
     if not isinstance(column.dtype, pd.CategoricalDtype):
         return None
@@ -370,9 +370,10 @@ def _json(value: Any) -> str:
 
 def _nearest(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
-        value = value.tolist()
-        if not isinstance(value, (complex, bytes, datetime.date)):
-            return value
+        plainer: Any = value.tolist()
+        if not isinstance(plainer, (complex, bytes, datetime.date)):
+            return plainer
+        value = plainer
     if value is pd.NA or value is pd.NaT:
         return None
     if (kind := f"${type(value).__name__}") in DATES:
@@ -382,7 +383,7 @@ def _nearest(value: Any) -> Any:
 
 def _date(found: dict) -> Any:
     """The date that an object of JSON stands for, or the object."""
-    (kind, text), *others = found.items() if found else [("", None)]
+    (kind, text), *others = found.items() if found else [("", "")]
     return found if others or kind not in DATES else DATES[kind].fromisoformat(text)
 
 

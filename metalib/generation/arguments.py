@@ -105,7 +105,6 @@ def checked(
     pause = None if pause is None else whole("pause", pause, 1)
     store_every = None if store_every is None else whole("store_every", store_every, 1)
     jitter, seed = whole("jitter", jitter, 0), whole("seed", seed, *SEEDS)
-    device_used = None if device is None else device_of(device)
     for name, function in (("loss", loss), ("callback", callback)):
         if function is not None and not callable(function):
             raise ValueError(f"{name} is a function, see help(metalib.generate), not {function!r}")
@@ -125,8 +124,8 @@ def checked(
         compute = dataclasses.replace(compute, batch_size=min(compute.batch_size, share))
     combination = combination_of(combine)
     rule, penalty = optimizer_of(optimizer, jitter), prior_of(prior)
+    device_used = rank_members[0].model.device if device is None else device_of(device)
     starts, chosen = starts_of(start, images, seed)
-    device_used = device_used or rank_members[0].model.device
     recipe = {
         "models": [member.model.name for member in members],
         "stages": [member.stage for member in members],
