@@ -21,6 +21,7 @@ import nbformat
 import yaml
 
 from metalib import chapters, store
+from metalib.runs.documents import read_yaml
 
 ROOT = Path(__file__).parents[1]
 PART = "Full-scale results"
@@ -42,16 +43,15 @@ def parameters_of(profile, images=None, results=()):
         results: a list of texts such as "04_transfer_study=PATH", tables of sweeps for chapters.
 
     Raises:
-        ValueError: names that are not parameters of the chapter.
+        ValueError: names that are not parameters of the chapter, or values of another type.
     """
-    parameters = yaml.safe_load(profile.read_text())
+    parameters = read_yaml(profile)
     tables = dict(text.partition("=")[::2] for text in results)
     if profile.stem in tables:
         parameters["results"] = tables[profile.stem]
     if images:
         parameters |= {name: images for name in ("image_set", "natural_set") if name in parameters}
-    chapters.check_parameters(chapter_of(profile), parameters)
-    return parameters
+    return chapters.check_parameters(chapter_of(profile), parameters)
 
 
 def chapter_of(profile):

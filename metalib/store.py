@@ -9,7 +9,9 @@
     table.attrs["provenance"]   # date, versions, hash of the code, hardware, and what was passed
 
 A table is a Parquet file whose `attrs` hold the checksum of its rows and its provenance;
-`pandas.read_parquet` reads it. Tensors are a safetensors file with their checksum in the header.
+`pandas.read_parquet` reads it. A column that Parquet would refuse or change, such as one of texts
+and numbers, is kept as JSON: see `save_table`. Tensors are a safetensors file with their checksum
+in the header.
 """
 
 import abc
@@ -18,6 +20,7 @@ import datetime
 import functools
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -28,7 +31,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow
 import safetensors.torch
 import torch
 from pandas.util import hash_pandas_object
@@ -201,7 +206,7 @@ class TableFile(StoredFile):
         """Save a table, whole or not at all."""
         self.about = {**self.about, **about}
         _write_table(table, self.path, {**self.about, "address": self.address})
-        self._table = table.copy()
+        self._table = None  # it is read as others will read it
 
     def read(self) -> pd.DataFrame:
         """The table. The first time, the checksum is checked."""
@@ -215,7 +220,12 @@ class TableFile(StoredFile):
 # --- Tables -------------------------------------------------------------------------------------
 
 def save_table(table: pd.DataFrame, path: str | Path, **about: Any) -> None:
-    """Save a table with its provenance, whole or not at all.
+    """Save a table with its provenance, whole or not at all, whatever the types in its columns.
+
+    `load_table` gives back columns as they were. Those that Parquet would refuse or change (texts
+    among numbers, missing truth values, lists, dicts, categories that are no texts) are written as
+    JSON texts under the same name, and named in `attrs["json"]`. What JSON cannot hold comes back
+    as its nearest: tuples as lists, numbers of NumPy and torch as Python's, other objects as text.
 
     Args:
         table: pandas.DataFrame.
@@ -292,8 +302,15 @@ def _hardware() -> str:
 
 
 def _write_table(table: pd.DataFrame, path: Path, about: dict) -> None:
-    table = table.copy()
-    table.attrs = {**about, "content": _rows_hash(table)}
+    table, names = table.copy(), [_json(name) for name in table.columns]
+    if not all(isinstance(name, str) for name in table.columns):
+        table.columns, about = names, {**about, "names": "json"}
+    changed = {name: _categories(table[name]) for number, name in enumerate(table.columns)
+               if not _survives(table.iloc[:, number])}
+    for name in changed:
+        table[name] = pd.Series([_json(value) for value in table[name]], table.index, dtype="str")
+    about = {**about, **({"json": changed} if changed else {})}
+    table.attrs = json.loads(_json({**about, "content": _rows_hash(table)}))
     with atomic_write(path) as temporary:
         table.to_parquet(temporary)
 
@@ -302,7 +319,69 @@ def _read_table(path: str | Path) -> pd.DataFrame:
     table = pd.read_parquet(path)
     if table.attrs.get("content") != _rows_hash(table):
         raise ValueError("its content was changed")
+    for name, categories in table.attrs.pop("json", {}).items():
+        values = pd.Series([json.loads(text, object_hook=_date) for text in table[name]],
+                           table.index, dtype="object")
+        table[name] = values if categories is None else values.astype(
+            pd.CategoricalDtype(json.loads(categories["of"], object_hook=_date),
+                                categories["ordered"]))
+    if table.attrs.pop("names", None):
+        names = [json.loads(name) for name in table.columns]
+        table.columns = pd.Index([tuple(name) if isinstance(name, list) else name
+                                  for name in names])
     return table
+
+
+def _survives(column: pd.Series) -> bool:
+    """Whether Parquet gives a column back as it is, to the type of each value."""
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biufmM":
+        return True
+    try:
+        file = io.BytesIO()
+        table = column.rename("0").to_frame()
+        table.to_parquet(file)
+        again = pd.read_parquet(file)
+        return (again["0"].dtype == column.dtype and _rows_hash(again) == _rows_hash(table)
+                and list(map(repr, again["0"])) == list(map(repr, column)))
+    except (pyarrow.ArrowException, ValueError, TypeError, OverflowError):
+        return False  # several types, numbers of too many digits, broken characters, ...
+
+
+def _categories(column: Any) -> dict | None:
+    """The categories of a categorical column, as plain values."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return None
+    return {"of": _json(column.cat.categories.tolist()), "ordered": column.cat.ordered}
+
+
+DATES = {f"${kind.__name__}": kind for kind in (pd.Timestamp, datetime.datetime, datetime.date)}
+
+
+def _json(value: Any) -> str:
+    """A value as JSON, in which what JSON does not have is as in `save_table`."""
+    try:
+        return json.dumps(value, default=_nearest)
+    except (TypeError, ValueError):  # keys that JSON does not have, a list that holds itself
+        return json.dumps(str(value))
+
+
+def _nearest(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
+        plainer: Any = value.tolist()
+        if not isinstance(plainer, (complex, bytes, datetime.date)):
+            return plainer
+        value = plainer
+    if value is pd.NA or value is pd.NaT:
+        return None
+    if (kind := f"${type(value).__name__}") in DATES:
+        return {kind: value.isoformat()}
+    return str(value)
+
+
+def _date(found: dict) -> Any:
+    """The date that an object of JSON stands for, or the object."""
+    (kind, text), *others = found.items() if found else [("", "")]
+    return found if others or kind not in DATES else DATES[kind].fromisoformat(text)
 
 
 def _rows_hash(table: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metalib.data import ImageSet
+from metalib.devices import device_of
 from metalib.evaluation.criterion import NullDistribution
 from metalib.evaluation.nulls import load_null, shipped_stages
 from metalib.models import Model, load_model
@@ -48,7 +49,8 @@ class Loader:
     """
 
     def __init__(self, device: Any, allow_pickle: bool, cards: Mapping[str, dict]):
-        self.device, self.allow_pickle, self.cards = device or "cpu", allow_pickle, cards
+        self.device = device_of("cpu" if device is None else device)
+        self.allow_pickle, self.cards = allow_pickle, cards
         self.known: dict[str, Entry] = {}
         self.latest: tuple[Entry, Model] | None = None
 
@@ -84,7 +86,7 @@ class Loader:
     def _load(self, given: str | Model) -> Model:
         if isinstance(given, str):
             return load_model(given, device=self.device, allow_pickle=self.allow_pickle)
-        return given if self.device == "cpu" else given.to(self.device)
+        return given if self.device.type == "cpu" else given.to(self.device)
 
     def __call__(self, entry: Entry) -> Model:
         """The model; the one that was loaded before is let go first."""

@@ -21,6 +21,7 @@ from metalib.evaluation.criterion import METRICS, RANK_UNITS, NullDistribution, 
 from metalib.models import Model, load_model
 from metalib.models.registry import null_file
 from metalib.notices import warn
+from metalib.plain import SEEDS, whole
 from metalib.store import fingerprint
 
 FEW_IMAGES = 100  # with fewer, 4950 pairs, `null_distribution` warns
@@ -55,8 +56,8 @@ def null_distribution(
         NullDistribution. Memory: about five times B x D float32 numbers.
 
     Raises:
-        ValueError: fewer than two images, all copies of one, images that the model cannot take, or
-            activations that are not finite.
+        ValueError: fewer than two images, all copies of one, numbers that are not whole, images
+            that the model cannot take, or activations that are not finite.
 
     Warns:
         UserWarning: copies were left out; there are few images; or no verdict can rest on the null,
@@ -70,16 +71,16 @@ def null_distribution(
         (380, True)
     """
     name = images.name if isinstance(images, ImageSet) else "given"
-    images = pixels(images)
+    images, seed = pixels(images), whole("seed", seed, *SEEDS)
+    pairs, batch_size = whole("pairs", pairs, 1), whole("batch_size", batch_size, 1)
     model.check_stage(stage)
     count, where = len(images), f"{model.name}, {stage}"
     if not keep_copies:
         images = images[~repeated(images)]
     if count > 1 == len(images):
         raise ValueError(f"all {count} images of the null are copies of one")
-    if len(images) < 2 or pairs < 1:
-        raise ValueError("a null needs at least two images and one pair, "
-                         f"not {len(images)} images and {pairs} pairs")
+    if len(images) < 2:
+        raise ValueError(f"a null needs at least two images, not {len(images)}")
     with torch.no_grad():
         activations = torch.cat([model.activations(batch.to(model.device), stage)
                                  for batch in images.split(batch_size)])

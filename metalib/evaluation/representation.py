@@ -32,6 +32,7 @@ from metalib.evaluation.observers import (
 from metalib.evaluation.permutations import Chance, p_value, row_blocks
 from metalib.evaluation.simulated import simulated_responses
 from metalib.models.model import Model
+from metalib.plain import whole
 
 __all__ = [
     "NULLS", "SECOND_ORDER", "RepresentationTable", "Responses", "mean_interval", "perturbations",
@@ -152,6 +153,10 @@ def representation_test(
         >>> len(table), len(table.summary())
         (40, 1)
     """
+    permutations = whole("permutations", permutations, 1)
+    resamples = whole("resamples", resamples, 1)
+    draws, seed = whole("draws", draws, 0), whole("seed", seed, 0)
+    batch_size = whole("batch_size", batch_size, 1)
     labels, stimuli = labels_of(references, labels), None
     observers, nulls = _listed(observers, nulls, labels)
     if any(isinstance(observer, Model) for observer in observers):

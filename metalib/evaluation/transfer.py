@@ -39,6 +39,7 @@ from metalib.evaluation.inventory import Entry, Loader, Nulls
 from metalib.generation import starts
 from metalib.generation.generate import generate
 from metalib.models import Model
+from metalib.plain import SEEDS, whole
 from metalib.progress import bar
 from metalib.store import TableFile, TensorFile, address_of
 from metalib.version import __version__
@@ -130,6 +131,8 @@ def transfer_study(
     if not isinstance(images, ImageSet) or not len(images):
         raise ValueError("a transfer study needs references with labels: an ImageSet with at least "
                          "one image, as load_images returns it")
+    steps, seed = whole("steps", steps, 1), whole("seed", seed, *SEEDS)
+    batch_size = whole("batch_size", batch_size, 1)
     load = Loader(device, allow_pickle, cards or {})
     plan = Plan.of(
         load.entries(generators, images, "generators"),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metalib.data import ImageSet, pixels
+from metalib.devices import device_of
 from metalib.generation.combinations import COMBINATIONS
 from metalib.generation.compute import Compute, keep_freed_memory, process_rank
 from metalib.generation.metamers import Metamers
@@ -25,6 +26,7 @@ from metalib.generation.priors import PRIORS
 from metalib.generation.starts import STARTS, start_images
 from metalib.identity import code_of, fingerprint
 from metalib.models import Model
+from metalib.plain import SEEDS, fitting, kinds_of, plain, whole
 from metalib.version import __version__
 
 
@@ -51,7 +53,7 @@ class Request:
         members: all of them; `rank_members`: those of this rank.
         rule, combine, prior: functions with their options bound; `prior` may be None.
         loss: a function of activations (b, D) and target (b, D) that gives (b,).
-        jitter, steps, seed, check_every, store_every, compute: as in `generate`.
+        jitter, steps, seed, check_every, store_every, pause, compute: as in `generate`.
         device: where to compute; `bring`: whether the models are to be moved there.
         recipe: all of this as a plain dict.
     """
@@ -69,6 +71,7 @@ class Request:
     seed: int
     check_every: int
     store_every: int | None
+    pause: int | None
     compute: Compute
     device: torch.device
     bring: bool
@@ -96,8 +99,10 @@ def checked(
     Raises:
         ValueError: as in `generate`.
     """
-    if min(count for count in (steps, check_every, pause, store_every) if count is not None) < 1:
-        raise ValueError("steps, check_every, pause and store_every must be at least 1")
+    steps, check_every = whole("steps", steps, 1), whole("check_every", check_every, 1)
+    pause = None if pause is None else whole("pause", pause, 1)
+    store_every = None if store_every is None else whole("store_every", store_every, 1)
+    jitter, seed = whole("jitter", jitter, 0), whole("seed", seed, *SEEDS)
     for name, function in (("loss", loss), ("callback", callback)):
         if function is not None and not callable(function):
             raise ValueError(f"{name} is a function, see help(metalib.generate), not {function!r}")
@@ -115,10 +120,10 @@ def checked(
     if len(members) == 1:
         share = -(-len(references) // ranks)
         compute = dataclasses.replace(compute, batch_size=min(compute.batch_size, share))
-    combination = _named(combine, COMBINATIONS, "combination")
+    combination = combination_of(combine)
     rule, penalty = optimizer_of(optimizer, jitter), prior_of(prior)
+    device_used = rank_members[0].model.device if device is None else device_of(device)
     starts, chosen = starts_of(start, images, seed)
-    device_used = torch.device(device or rank_members[0].model.device)
     recipe = {
         "models": [member.model.name for member in members],
         "fingerprints": [fingerprint(member.model) for member in members],
@@ -136,6 +141,7 @@ def checked(
         "device": str(device_used), "ranks": ranks,
         "versions": {"metalib": __version__, "torch": str(torch.__version__)},
     }
+    recipe = {key: plain(f"{key} of the recipe", value) for key, value in recipe.items()}
     if resume is not None:
         check_resumed(resume, recipe, references, starts)
     bring = device is not None and not compute.sequential
@@ -146,7 +152,7 @@ def checked(
     return Request(
         references, starts, members, rank_members, partial(rule.function, **rule.options),
         combination, partial(penalty.function, **penalty.options) if penalty.name else None,
-        loss or relative_distance, jitter, steps, seed, check_every, store_every, compute,
+        loss or relative_distance, jitter, steps, seed, check_every, store_every, pause, compute,
         device_used, bring, recipe)
 
 
@@ -189,12 +195,14 @@ def optimizer_of(optimizer: Any, jitter: int) -> Choice:
     rule, options = _split(optimizer)
     if isinstance(rule, str):
         name, function = rule, _named(rule, OPTIMIZERS, "optimizer")
+    elif callable(rule):
+        name, function = _name_of(rule), rule
     else:
-        name, function = getattr(rule, "__name__", "given"), rule
-    if jitter < 0 or jitter and getattr(function, "func", function) in LINE_SEARCHES:
-        raise ValueError("jitter must be 0 or more pixels, and a line search cannot compare what "
-                         "is seen shifted; with jitter choose another rule, such as "
-                         "optimizer='adam'")
+        raise ValueError("an optimizer is a name, a function, or a pair of one and its options, "
+                         f"such as ('adam', {{'learning_rate': 0.02}}), not {optimizer!r}")
+    if jitter and getattr(function, "func", function) in LINE_SEARCHES:
+        raise ValueError("a line search cannot compare what is seen shifted; with jitter choose "
+                         "another rule, such as optimizer='adam'")
     return Choice(name, function, _all_options(function, name, options))
 
 
@@ -203,10 +211,8 @@ def prior_of(prior: Any) -> Choice:
     prior, options = _split(prior)
     if prior is None:
         return Choice(None, None, {})
-    if prior not in PRIORS:
-        raise ValueError(
-            f"unknown prior {prior!r}; choose one of {', '.join(PRIORS)}, or None")
-    return Choice(prior, PRIORS[prior], _all_options(PRIORS[prior], prior, options))
+    function = _named(prior, PRIORS, "prior", ", or None")
+    return Choice(prior, function, _all_options(function, prior, options))
 
 
 def starts_of(start: Any, images: ImageSet | Tensor, seed: int) -> tuple[Tensor, Choice]:
@@ -214,18 +220,32 @@ def starts_of(start: Any, images: ImageSet | Tensor, seed: int) -> tuple[Tensor,
 
     The options are as plain as a recipe is.
     """
-    start, options = _split(start)
-    if isinstance(start, str):
-        function = _named(start, STARTS, "start")
-        options = _all_options(function, start, options)
-        plain = {key: f"{value.name}, SHA-256 {value.sha256}" if isinstance(value, ImageSet)
-                 else value for key, value in options.items()}
-        return start_images(start, images, seed=seed, **options), Choice(start, function, plain)
+    if not isinstance(start, Tensor):
+        chosen = start_of(start)
+        described = {key: f"{value.name}, SHA-256 {value.sha256}" if isinstance(value, ImageSet)
+                     else value for key, value in chosen.options.items()}
+        return (start_images(str(chosen.name), images, seed=seed, **chosen.options),
+                chosen._replace(options=described))
     references = pixels(images)
     if start.shape != references.shape or not (start.min() >= 0 and start.max() <= 1):
         raise ValueError(f"a given start must have the references' shape "
                          f"{tuple(references.shape)} and pixels in [0, 1]")
-    return start.to(references), Choice("given", None, options)
+    return start.to(references), Choice("given", None, {})
+
+
+def start_of(start: Any) -> Choice:
+    """The start: a name of `STARTS` with its options."""
+    name, options = _split(start)
+    if not isinstance(name, str):
+        raise ValueError("a start is a name, with options as in ('blend', {'fraction': 0.3}), or a "
+                         f"tensor without options, not a {type(name).__name__}")
+    function = _named(name, STARTS, "start")
+    return Choice(name, function, _all_options(function, name, options))
+
+
+def combination_of(combine: Any) -> Callable:
+    """The combination: a name of `COMBINATIONS`."""
+    return _named(combine, COMBINATIONS, "combination")
 
 
 def check_resumed(
@@ -269,21 +289,32 @@ def _split(choice: Any) -> tuple[Any, dict]:
     return choice, {}
 
 
-def _named(name: str, choices: Mapping[str, Any], what: str) -> Any:
-    if name not in choices:
-        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(choices)}")
+def _named(name: Any, choices: Mapping[str, Any], what: str, besides: str = "") -> Any:
+    if not isinstance(name, str) or name not in choices:
+        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(choices)}{besides}")
     return choices[name]
 
 
 def _all_options(function: Callable, name: str | None, options: Mapping) -> dict:
-    """The options that a function takes, those given with their values, the others by default."""
+    """The options that a function takes, those given with their values, the others by default.
+
+    Those given are made plain, so that a recipe can hold them; only image sets stay what they are.
+
+    Raises:
+        ValueError: an unknown option, or a value of another kind than the option's.
+    """
     parameters = inspect.signature(function).parameters
     defaults = {key: parameter.default for key, parameter in parameters.items()
                 if parameter.kind is parameter.KEYWORD_ONLY}
     if unknown := set(options) - set(defaults):
         raise ValueError(f"{name!r} has no option {', '.join(sorted(unknown))}; "
                          f"its options are {', '.join(defaults) or 'none'}")
-    return defaults | dict(options)
+    kinds, given = kinds_of(function), {}
+    for key, value in options.items():
+        what = f"the option {key} of {name!r}"
+        given[key] = (value if isinstance(value, ImageSet)
+                      else plain(what, fitting(what, value, kinds[key])))
+    return defaults | given
 
 
 # --- Keywords of 0.1, which work until 0.3 ------------------------------------------------------

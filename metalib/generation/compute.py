@@ -6,10 +6,12 @@ Nothing here changes what is optimised. Options that change roundings say so.
 import contextlib
 import ctypes
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, distributed
+
+from metalib.plain import fitting, whole
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
@@ -41,8 +43,8 @@ class Compute:
             the same up to roundings. It does nothing elsewhere.
 
     Raises:
-        ValueError: an unknown precision, a batch size below 1, or `sequential` together with
-            `stacked` or `cuda_graphs`.
+        ValueError: a value of another type, an unknown precision, a batch size below 1, or
+            `sequential` together with `stacked` or `cuda_graphs`.
     """
 
     precision: str = "float32"
@@ -54,11 +56,13 @@ class Compute:
     cuda_graphs: bool = False
 
     def __post_init__(self):
+        for field in fields(self):  # set in this way, since the object is frozen
+            value = fitting(field.name, getattr(self, field.name), field.type)
+            object.__setattr__(self, field.name, value)
+        whole("batch_size", self.batch_size, least=1)
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; "
                              f"choose one of {', '.join(PRECISIONS)}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.sequential and (self.stacked or self.cuda_graphs):
             raise ValueError(
                 "models that are visited one after the other are neither evaluated together nor "

@@ -112,11 +112,11 @@ def generate(
         Metamers, on the CPU. An interrupt (Ctrl-C) ends the loop and returns what is done so far.
 
     Raises:
-        ValueError: unknown stage, optimizer, start or prior, jitter in a line search, a null of
-            another model or stage, images that a model cannot take, a loss that is not one, or
-            `resume` of another call or of other weights, normalisation or code of a model. Nothing
-            has been moved or computed then, but for a loss. Or a stage through which no gradient
-            passes.
+        ValueError: unknown stage, optimizer, start or prior, numbers or options that are none, a
+            device that is not there, jitter in a line search, a null of another model or stage,
+            images that a model cannot take, a loss that is not one, or `resume` of another call or
+            of other weights, normalisation or code of a model. Nothing has been moved or computed
+            then, but for a loss. Or a stage through which no gradient passes.
 
     Warns:
         RuntimeWarning: all references evoke nothing but zeros, so that losses are undefined.
@@ -134,7 +134,7 @@ def generate(
         store_every=store_every, callback=callback)
     request.bring_models()
     began = time.perf_counter()
-    records = _records(request, pause, resume, progress, callback)
+    records = _records(request, request.pause, resume, progress, callback)
     parts = [records[first] for first in sorted(records)]
     return Metamers(
         images=to_8_bits(torch.cat([part.images for part in parts])),
@@ -145,9 +145,9 @@ def generate(
         status=tuple(status for part in parts for status in part.status),
         seconds=time.perf_counter() - began + (resume.seconds if resume is not None else 0),
         recipe=request.recipe,
-        frames=torch.cat([part.frames for part in parts], 1) if store_every else None,
-        history_steps=(torch.tensor(stored_steps(request.steps, store_every)) if store_every
-                       else None),
+        frames=torch.cat([part.frames for part in parts], 1) if request.store_every else None,
+        history_steps=(torch.tensor(stored_steps(request.steps, request.store_every))
+                       if request.store_every else None),
         unfinished={first: part.position for first, part in records.items()
                     if part.position is not None},
         files=images.files if isinstance(images, ImageSet) else ())

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from metalib.devices import device_of
 from metalib.models.model import Model
 
 
@@ -85,15 +86,15 @@ def load_model(
             "robustbench/<dataset>/<threat model>/<name>".
         stages: names of submodules, as in `wrap_model`. None takes the stages of the zoo, or
             finds the main ones.
-        device: where to put it.
+        device: where to put it, such as "cuda".
         allow_pickle: unpickle checkpoints that hold more than tensors. This runs whatever code
             they contain: allow it only for files whose origin you trust.
         pretrained: False gives the architecture with random weights, by torch's generator, and
             "(untrained)" in its name: a control that needs no file.
 
     Raises:
-        ValueError: unknown name (the message has the nearest ones), a weights file that is
-            damaged, or one that holds more than tensors.
+        ValueError: unknown name (the message has the nearest ones), a device that is not there, a
+            weights file that is damaged, or one that holds more than tensors.
         FileNotFoundError: a weights file that is missing and cannot be downloaded; the message
             says where to put it.
         ImportError: a library that is not installed.
@@ -102,16 +103,27 @@ def load_model(
         >>> load_model("zoo/resnet-standard-0").stages
         ('stem', 'group1', 'group2', 'group3', 'features', 'logits')
     """
-    found = source_of(name)
-    if found is None:
+    device = device_of("cpu" if device is None else device)
+    source, rest = known_source(name)
+    return source.load(
+        rest, stages=stages, allow_pickle=allow_pickle, pretrained=pretrained).to(device)
+
+
+def known_source(name: str) -> tuple[Source, str]:
+    """The Source of a model and its name there.
+
+    Raises:
+        ValueError: a name that no Source has; the message has the nearest ones.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"a model is loaded by its name, a text, not {name!r}")
+    if (found := source_of(name)) is None:
         prefix = name.partition("/")[0]
         known = list_models(f"{prefix}/*" if prefix in SOURCES else "*")
         near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known[:8]
         raise ValueError(f"unknown model {name!r}; did you mean {', '.join(near)}? "
                          "list_models() lists all")
-    source, rest = found
-    return source.load(
-        rest, stages=stages, allow_pickle=allow_pickle, pretrained=pretrained).to(device)
+    return found
 
 
 def source_of(name: str) -> tuple[Source, str] | None:

@@ -8,9 +8,11 @@ import ast
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from metalib.plain import fitting, plain
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -19,17 +21,47 @@ ONE_AT_A_TIME = threading.Lock()  # papermill changes the working directory of t
 KEPT = {"kernelspec", "language_info", "tags", "mystnb"}  # keys of metadata
 
 
-def check_parameters(notebook: str | Path, parameters: Iterable[str]) -> None:
-    """Check that a notebook's parameters cell has these parameters; papermill would only log it.
+def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Check parameters against a notebook's parameters cell; papermill would only log a wrong name.
+
+    Returns:
+        The parameters, of the types that the cell declares (`name: type = value`).
 
     Raises:
-        ValueError: parameters that the cell lacks; the message lists those that it has.
+        ValueError: parameters that the cell lacks, with those that it has; or values of another
+            type, such as a text for a list, with one line for each.
     """
+    return fitted(kinds_of(notebook), parameters, notebook)
+
+
+def kinds_of(notebook: str | Path) -> dict[str, Any]:
+    """The type of each parameter of a notebook, as its parameters cell declares it."""
     import papermill
-    known = papermill.inspect_notebook(str(notebook))
-    if unknown := sorted(set(parameters) - set(known)):
-        raise ValueError(f"{notebook} has no parameter {', '.join(unknown)}; "
-                         f"its parameters are {', '.join(known)}")
+    types = {kind.__name__: kind for kind in (bool, int, float, str, list, dict)}
+    return {name: types.get(about["inferred_type_name"], Any)
+            for name, about in papermill.inspect_notebook(str(notebook)).items()}
+
+
+def fitted(
+    kinds: Mapping[str, Any], parameters: Mapping[str, Any], what: Any,
+) -> dict[str, Any]:
+    """Parameters as `kinds` wants them, see `metalib.plain.fitting`; `what` has them.
+
+    Raises:
+        ValueError: parameters that `kinds` lacks, or values of another type: a line for each.
+    """
+    if unknown := sorted(set(parameters) - set(kinds)):
+        raise ValueError(f"{what} has no parameter {', '.join(unknown)}; "
+                         f"its parameters are {', '.join(kinds)}")
+    found, wrong = {}, []
+    for name, value in parameters.items():
+        try:
+            found[name] = fitting(name, plain(name, value), kinds[name])
+        except ValueError as error:
+            wrong.append(f"{error}")
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return found
 
 
 def execute(
@@ -45,12 +77,13 @@ def execute(
         progress: show papermill's bar over the cells.
 
     Raises:
-        ValueError: parameters that the notebook does not have. Nothing is executed then.
+        ValueError: parameters that the notebook does not have, or of another type. Nothing is
+            executed then.
         papermill.PapermillExecutionError: a cell failed; `output` shows where.
     """
     import papermill
     from traitlets.config import Config
-    check_parameters(notebook, parameters)
+    parameters = check_parameters(notebook, parameters)
     # with sockets that are files, kernels do not race for ports
     sockets = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})
     with ONE_AT_A_TIME:

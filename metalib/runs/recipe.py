@@ -20,7 +20,6 @@ recipe is YAML: what `generate` takes, with models by name and images as `load_i
 
 import argparse
 import datetime
-import inspect
 import os
 import signal
 import sys
@@ -28,23 +27,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from torch import distributed
 
 from metalib.data import load_images
 from metalib.evaluation.nulls import load_null
 from metalib.generation import metamers as files
-from metalib.generation.arguments import OLD_COMPUTE, OLD_OPTIONS
-from metalib.generation.compute import Compute, process_rank
+from metalib.generation.compute import process_rank
 from metalib.generation.generate import generate
 from metalib.generation.metamers import Metamers
 from metalib.models import load_model
-
-OWN = {"models", "stages", "images", "stop", "null_images", "compute"}
-PASSED_ON = {name for name, parameter in inspect.signature(generate).parameters.items()
-             if parameter.kind is parameter.KEYWORD_ONLY}
-PASSED_ON |= set(OLD_OPTIONS) | OLD_COMPUTE
-PASSED_ON -= {*OWN, "pause", "resume", "progress"}
+from metalib.runs.documents import read_yaml
+from metalib.runs.recipe_check import PASSED_ON, checked
 
 
 def run(recipe: dict, folder: str | Path, *, checkpoint_every: int = 50) -> Metamers:
@@ -60,15 +53,15 @@ def run(recipe: dict, folder: str | Path, *, checkpoint_every: int = 50) -> Meta
         Metamers, the same on every rank.
 
     Raises:
-        ValueError: a key that is unknown or missing, or a folder that holds metamers of another
-            recipe.
+        ValueError: a key that is unknown, missing or of another type, or a folder that holds
+            metamers of another recipe.
     """
-    _check(recipe)
-    keywords = {key: value for key, value in recipe.items() if key in PASSED_ON}
-    if "compute" in recipe:
-        keywords["compute"] = _compute(recipe["compute"])
+    recipe = checked(recipe)
+    keywords = {key: value for key, value in recipe.items() if key in PASSED_ON | {"compute"}}
     images = load_images(**recipe["images"])
     models = [load_model(name) for name in recipe["models"]]
+    for model, stage in zip(models, recipe["stages"]):
+        model.check_stage(stage)
     if recipe.get("stop"):
         natural = load_images(**recipe["null_images"]) if "null_images" in recipe else None
         keywords["stop"] = [load_null(model, stage, images=natural)
@@ -85,25 +78,6 @@ def run(recipe: dict, folder: str | Path, *, checkpoint_every: int = 50) -> Meta
     if first:
         files.export(metamers, folder)
     return metamers
-
-
-def _check(recipe: dict) -> None:
-    if unknown := set(recipe) - OWN - PASSED_ON:
-        raise ValueError(f"unknown keys in the recipe: {', '.join(sorted(unknown))}; "
-                         f"known: {', '.join(sorted(OWN | PASSED_ON))}")
-    if missing := {"models", "stages", "images"} - set(recipe):
-        raise ValueError(f"the recipe lacks {', '.join(sorted(missing))}")
-    if recipe.get("stop") not in (None, "criterion"):
-        raise ValueError(f"stop: {recipe['stop']!r} is not known; "
-                         "say stop: criterion, or leave it out")
-
-
-def _compute(options: dict) -> Compute:
-    try:
-        return Compute(**options)
-    except TypeError as error:
-        raise ValueError(f"compute: {options!r} is not understood; its keys are "
-                         f"{', '.join(sorted(OLD_COMPUTE))}") from error
 
 
 # --- The command --------------------------------------------------------------------------------
@@ -149,13 +123,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _read(path: Path) -> dict:
     try:
-        recipe = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise SystemExit(f"cannot read the recipe {path}: {error}") from error
-    if not isinstance(recipe, dict):
-        raise SystemExit(f"the recipe {path} must be keys and values; "
-                         "see python -m metalib.run --help")
-    return recipe
+        return read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"cannot read the recipe: {error}") from error
 
 
 def _join_ranks(timeout: float, lost: str) -> dict:

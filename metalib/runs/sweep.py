@@ -16,10 +16,14 @@ The command prints the address of Dask's dashboard. The study is a YAML file::
 The grid may also be a list of cells: [{model: ..., seed: 0}, ...].
 
 A function returns a row (a dict), rows (a list of dicts) or a pandas.DataFrame; a notebook's row
-is the values that it glued. The worker that computes a cell stores it in the folder `study`, which
-all workers and this process must see under the same path. A cell is named by a hash of the task's
-code, its parameters, the code and weights of `metalib`, and the weights of other models that the
-parameters name; image sets count by their name only.
+is the values that it glued. Before anything is computed, the values of every cell are compared with
+the annotations of the function or of the notebook's parameters cell. A function may also carry a
+check of its own (`metalib.runs.tasks.checked_by`), which is called with the values of each cell.
+
+The worker that computes a cell stores it in the folder `study`, which all workers and this process
+must see under the same path. A cell is named by a hash of the task's code, its parameters, the code
+and weights of `metalib`, and the weights of other models that the parameters name; image sets count
+by their name only.
 
 The same command, given again, computes what is not stored yet: after Ctrl-C, after a crash, or
 with a larger grid. A cell whose worker dies is tried again; a cell that fails does not stop the
@@ -53,12 +57,14 @@ from typing import Any, TypeGuard
 
 import pandas as pd
 import torch
-import yaml
 
+from metalib.devices import device_of
 from metalib.models.registry import missing_files, source_of
+from metalib.plain import kinds_of
 from metalib.progress import bar
 from metalib.runs import notebooks
-from metalib.store import TableFile, address_of, code_hash, provenance, save_table
+from metalib.runs.documents import read_yaml
+from metalib.store import TableFile, address_of, code_hash, load_table, provenance, save_table
 
 LOGGER = logging.getLogger(__name__)
 
@@ -94,8 +100,10 @@ def sweep(
         pandas.DataFrame, see `collect`; `attrs["failed"]` lists the cells that failed.
 
     Raises:
-        ValueError: a task that cannot be found, a malformed grid, a parameter that the task does
-            not have, values that are not plain, or a named model whose weights are missing.
+        ValueError: a task that cannot be found, a malformed grid, a named model whose weights are
+            missing, or wrong cells, of which it says how many there are and what is wrong: a
+            parameter that the task does not have, values that are not plain or of another type
+            than it wants, a device that is not there, or what the task's own check says.
         ImportError: Dask is not installed.
         ConnectionError: the scheduler cannot be reached or was lost. Finished cells are stored.
         FileNotFoundError: workers do not store where this process looks.
@@ -113,6 +121,7 @@ def sweep(
     task = Path(task).resolve() if _is_notebook(task) else task
     cells = _cells(task, grid, directory, parameters)
     pending = {file.address: (file, values) for file, values in cells if not file.is_stored()}
+    _ask_the_task(task, [values for _, values in pending.values()], here=scheduler is None)
     failed = {}
     with bar(len(cells), "sweep", progress) as progress_bar:
         progress_bar.update(len(cells) - len(pending))
@@ -173,8 +182,7 @@ def collect(
         **{f"cells_{key}": _distinct(cell[key] for cell in made)
            for key in ("versions", "code", "hardware")}}
     save_table(table, Path(directory) / "table.parquet", **about)
-    table.attrs["provenance"] = provenance(**about)
-    return table
+    return load_table(Path(directory) / "table.parquet")
 
 
 # --- Cells and their addresses ------------------------------------------------------------------
@@ -185,27 +193,46 @@ def _cells(
     """The cells of the grid."""
     if isinstance(grid, dict):
         if wrong := [name for name, values in grid.items()
-                     if not isinstance(values, (list, tuple)) or not values]:
+                     if not isinstance(values, Sequence) or isinstance(values, (str, bytes))
+                     or not values]:
             raise ValueError(f"the grid needs a list of values for {', '.join(wrong)}")
         grid = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     if not grid or not all(isinstance(cell, dict) for cell in grid):
         raise ValueError("a grid is a dict of lists, or a list of dicts, with at least one cell")
-    folder, source = Path(directory) / "cells", _source(task)
+    folder, source, fit = Path(directory) / "cells", _source(task), _fit_of(task)
+    cells, grid = {}, _passed([{**(parameters or {}), **cell} for cell in grid], fit)
     folder.mkdir(parents=True, exist_ok=True)
-    cells = {}
-    for values in ({**(parameters or {}), **cell} for cell in grid):
+    for values in grid:
         weights = {name: hashed for name in sorted(_texts(values))
                    if (hashed := _weights_hash(name))}
-        try:
-            address = address_of(source, json.loads(json.dumps(values)), code_hash(), weights)
-        except TypeError as error:
-            raise ValueError(
-                f"parameters have to be plain values, as in YAML: {values} ({error})") from error
+        address = address_of(source, values, code_hash(), weights)
         cells[address] = TableFile(folder, address, {
             "task": _name(task), "parameters": values, "weights": weights}), values
-    for values in {frozenset(values): values for _, values in cells.values()}.values():
-        _check(task, values)
     return list(cells.values())
+
+
+def _passed(
+    cells: Sequence[dict[str, Any]], check: Callable[[dict[str, Any]], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """What a check gives for each cell.
+
+    Raises:
+        ValueError: the check raised errors; the message counts and lists them.
+    """
+    passed, wrong = [], {}
+    for values in cells:
+        try:
+            passed.append(check(values))
+        except (ValueError, OSError, ImportError) as error:
+            for line in f"{error}".splitlines():
+                wrong.setdefault(line, []).append(values)
+    if wrong:
+        lines = [f"{line}  ({len(found)}, the first: {str(found[0])[:160]})"
+                 for line, found in wrong.items()]
+        raise ValueError("\n".join([
+            f"{len(cells) - len(passed)} of {len(cells)} cells are wrong; nothing was computed:",
+            *lines[:10], *[f"and {len(lines) - 10} more errors"] * (len(lines) > 10)]))
+    return passed
 
 
 def _is_notebook(task: Task) -> TypeGuard[str | Path]:
@@ -242,16 +269,44 @@ def _source(task: Task) -> str:
                       Path(path).read_text() if path else inspect.getsource(function))
 
 
-def _check(task: Task, values: dict[str, Any]) -> None:
-    """Raise a ValueError unless the task takes these parameters."""
+def _fit_of(task: Task) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What gives a cell's values as the task wants them, or a ValueError."""
     if _is_notebook(task):
-        return notebooks.check_parameters(task, values)
-    signature = inspect.signature(_function(task))
-    try:
-        signature.bind(**values)
-    except TypeError as error:
-        raise ValueError(f"{_name(task)}: {error}; "
-                         f"its parameters are {', '.join(signature.parameters)}") from error
+        return functools.partial(notebooks.fitted, notebooks.kinds_of(task), what=task)
+    function = _function(task)
+    signature, kinds = inspect.signature(function), kinds_of(function)
+    others = {parameter.name for parameter in signature.parameters.values()
+              if parameter.kind is parameter.VAR_KEYWORD}
+
+    def fit(values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            signature.bind(**values)
+        except TypeError as error:
+            raise ValueError(f"{_name(task)}: {error}; "
+                             f"its parameters are {', '.join(signature.parameters)}") from error
+        wanted = kinds | dict.fromkeys(set(values) - set(kinds), Any) if others else kinds
+        return notebooks.fitted(wanted, values, _name(task))
+
+    return fit
+
+
+def _ask_the_task(task: Task, cells: Sequence[dict[str, Any]], *, here: bool) -> None:
+    """Raise a ValueError if there are cells that the task's own check refuses.
+
+    So it is if cells are computed `here`, and one names a `device` that is not there.
+    """
+    check = None if _is_notebook(task) else getattr(_function(task), "check", None)
+
+    def ask(values: dict[str, Any]) -> dict[str, Any]:
+        if here and isinstance(values.get("device"), str):
+            device_of(values["device"])
+        if check is not None:
+            bound = inspect.signature(_function(task)).bind(**values)
+            bound.apply_defaults()
+            check(**bound.arguments)
+        return values
+
+    _passed(cells, ask)
 
 
 def _texts(value: Any) -> set[str]:
@@ -298,7 +353,7 @@ def compute(task: Task, values: dict[str, Any], file: TableFile) -> dict[str, st
         began = time.perf_counter()
         rows = (_notebook_row(task, values, file) if _is_notebook(task)
                 else _function(task)(**values))
-        rows = (rows if isinstance(rows, pd.DataFrame)
+        rows = (rows.reset_index(drop=True) if isinstance(rows, pd.DataFrame)
                 else pd.DataFrame([rows] if isinstance(rows, dict) else rows))
         file.write(rows, provenance=provenance(seconds=time.perf_counter() - began))
     except (Exception, SystemExit) as error:  # whatever the task raises, only this cell fails
@@ -410,11 +465,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     LOGGER.addHandler(logging.StreamHandler())
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
     try:
-        study = yaml.safe_load(options.study.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise SystemExit(f"cannot read the study {options.study}: {error}") from error
-    if (not isinstance(study, dict)
-            or not {"task", "grid"} <= set(study) <= {"task", "grid", "parameters"}):
+        study = read_yaml(options.study)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"cannot read the study: {error}") from error
+    if not {"task", "grid"} <= set(study) <= {"task", "grid", "parameters"}:
         raise SystemExit(f"the study {options.study} must have the keys task and grid, "
                          "and may have parameters; see --help")
     try:

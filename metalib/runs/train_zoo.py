@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from metalib.data import ImageSet, load_images, stratified
+from metalib.devices import device_of
 from metalib.evaluation.nulls import null_distribution
 from metalib.models import zoo
 from metalib.models.model import Model
@@ -207,7 +208,8 @@ def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Modu
         done = saved["epoch"]
 
     def classify(batch: Tensor) -> Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=arithmetic(device) == "bfloat16"):
+        with torch.autocast(torch.device(device).type, torch.bfloat16,
+                            enabled=arithmetic(device) == "bfloat16"):
             return network(((batch - mean) / std).contiguous(
                 memory_format=torch.channels_last)).float()
 
@@ -363,6 +365,10 @@ def main() -> None:
                         help="where checkpoints of trainings are kept")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
+    try:
+        device = str(device_of(arguments.device))
+    except ValueError as error:
+        parser.error(f"--device: {error}")
     names = arguments.names or [name for name in ZOO
                                 if arguments.all and not zoo.null_file(name).is_file()]
     for name in names:
@@ -377,9 +383,9 @@ def main() -> None:
     train_images, test_images = (load_images(arguments.data, split=split, size=32)
                                  for split in ("train", "test"))
     for name in names:
-        network = train(name, train_images, arguments.work, arguments.device)
+        network = train(name, train_images, arguments.work, device)
         publish(name, network, train_images, test_images, arguments.copy or train_images.name,
-                arguments.device)
+                device)
 
 
 if __name__ == "__main__":
