@@ -58,6 +58,7 @@ import yaml
 from metalib.models.registry import missing_files, source_of
 from metalib.progress import bar
 from metalib.runs import notebooks
+from metalib.runs import options as types
 from metalib.store import TableFile, address_of, code_hash, provenance, save_table
 
 LOGGER = logging.getLogger(__name__)
@@ -397,11 +398,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("study", type=Path, help="a YAML file")
     parser.add_argument("directory", type=Path, help="where cells are stored and found")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler")
-    parser.add_argument("--workers", type=int,
+    parser.add_argument("--workers", type=types.count,
                         help="processes on this machine, default one per GPU or else per core")
-    parser.add_argument("--threads", type=int,
+    parser.add_argument("--threads", type=types.count,
                         help="threads of each process, default the cores shared among them")
-    parser.add_argument("--retries", type=int, default=3,
+    parser.add_argument("--retries", type=types.count_or_none, default=3,
                         help="how often a cell whose worker died is tried again, default 3")
     parser.add_argument("--collect", action="store_true",
                         help="compute nothing, collect what is stored")
