@@ -195,7 +195,7 @@ def _in_processes(processes: int, arguments: Sequence[str]) -> int:
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable()
     try:
         torchrun.main(["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node",
                        str(processes), "--module", "metalib.runs.recipe", *arguments])

@@ -21,8 +21,8 @@ all workers and this process must see under the same path. A cell is named by a 
 code, its parameters, the code and weights of `metalib`, and the weights of other models that the
 parameters name; image sets count by their name only.
 
-The same command, given again, computes what is not stored yet: after Ctrl-C, after a crash, or
-with a larger grid. A cell whose worker dies is tried again; a cell that fails does not stop the
+The same command, given again, computes what is not stored yet: after Ctrl-C (which ends it with
+the exit status 130, SIGTERM with 143), after a crash, or with a larger grid. A cell whose worker dies is tried again; a cell that fails does not stop the
 others. The folder then holds::
 
     study/table.parquet       # parameters and rows of all cells, for metalib.store.load_table;
@@ -43,7 +43,10 @@ import inspect
 import itertools
 import json
 import logging
+import multiprocessing
 import os
+import signal
+import sys
 import time
 import traceback
 import warnings
@@ -101,6 +104,7 @@ def sweep(
         ConnectionError: the scheduler cannot be reached or was lost. Finished cells are stored.
         FileNotFoundError: workers do not store where this process looks.
         KeyboardInterrupt: Ctrl-C. Finished cells are stored.
+        OSError: the disk is full. Finished cells are stored.
 
     Warns:
         RuntimeWarning: cells that failed; damaged files in `directory`, which are computed anew.
@@ -358,9 +362,30 @@ def _client(
     with dask.config.set({"distributed.scheduler.allowed-failures": retries,
                           "distributed.scheduler.worker-ttl": None,
                           "distributed.nanny.pre-spawn-environ": environment}), \
-            SpecCluster(workers=local, scheduler=head, silence_logs=quiet) as cluster, \
+            _loop() as loop, \
+            SpecCluster(workers=local, scheduler=head, silence_logs=quiet, loop=loop) as cluster, \
             Client(cluster) as client:
         yield client
+
+
+@contextlib.contextmanager
+def _loop() -> Iterator[Any]:
+    """The event loop of a cluster, which starts processes that never see Ctrl-C.
+
+    A terminal sends it to all processes, but it is for this one to end the workers. Threads and
+    processes inherit what is blocked when they are started.
+    """
+    from distributed.utils import LoopRunner
+    runner = LoopRunner()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()
 
 
 def _results(
@@ -388,6 +413,31 @@ def _results(
 def _announce(progress_bar: Any, client: Any, cells: int, pending: int) -> None:
     say = LOGGER.info if progress_bar.disable else progress_bar.write
     say(f"{cells} cells, {pending} to compute; dashboard: {client.dashboard_link}")
+
+
+@contextlib.contextmanager
+def _ended_by_signals(directory: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end this process and its workers at once, with one line.
+
+    Cells are stored as a whole, so that nothing is lost. Dask would need seconds to close what it
+    has started, and report each connection that breaks.
+    """
+    def end(number: int, _: object) -> None:
+        line = (f"interrupted; finished cells are stored in {directory}, "
+                "and the same command goes on\n")
+        os.write(sys.__stderr__.fileno(), ("\n" * sys.__stderr__.isatty() + line).encode())
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(128 + number)
+
+    # the process that keeps account of semaphores outlives this one, and would warn of them
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -419,17 +469,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"the study {options.study} must have the keys task and grid, "
                          "and may have parameters; see --help")
     try:
-        if options.collect:
-            table = collect(**study, directory=options.directory)
-        else:
-            table = sweep(**study, directory=options.directory, scheduler=options.scheduler,
-                          workers=options.workers, threads=options.threads,
-                          retries=options.retries)
-    except (ValueError, ImportError, ConnectionError) as error:
+        with _ended_by_signals(options.directory):
+            if options.collect:
+                table = collect(**study, directory=options.directory)
+            else:
+                table = sweep(**study, directory=options.directory, scheduler=options.scheduler,
+                              workers=options.workers, threads=options.threads,
+                              retries=options.retries)
+    except (ValueError, ImportError, OSError) as error:
         raise SystemExit(f"{error}") from error
-    except KeyboardInterrupt:
-        raise SystemExit(f"interrupted; finished cells are stored in {options.directory}, "
-                         "and the same command goes on") from None
     about, failed = table.attrs["provenance"], table.attrs.get("failed", [])
     for cell in failed:
         print("failed: {parameters}: {error}; see {see}".format(**cell))
