@@ -22,8 +22,8 @@ code, its parameters, the code and weights of `metalib`, and the weights of othe
 parameters name; image sets count by their name only.
 
 The same command, given again, computes what is not stored yet: after Ctrl-C (which ends it with
-the exit status 130, SIGTERM with 143), after a crash, or with a larger grid. A cell whose worker dies is tried again; a cell that fails does not stop the
-others. The folder then holds::
+the exit status 130, SIGTERM with 143), after a crash, or with a larger grid. A cell whose worker
+dies is tried again; a cell that fails does not stop the others. The folder then holds::
 
     study/table.parquet       # parameters and rows of all cells, for metalib.store.load_table;
                               # provenance in its attrs
@@ -62,7 +62,7 @@ from metalib.models.registry import missing_files, source_of
 from metalib.progress import bar
 from metalib.runs import notebooks
 from metalib.runs import options as types
-from metalib.store import TableFile, address_of, code_hash, provenance, save_table
+from metalib.store import TableFile, address_of, atomic_write, code_hash, provenance, save_table
 
 LOGGER = logging.getLogger(__name__)
 
@@ -298,8 +298,8 @@ def compute(task: Task, values: dict[str, Any], file: TableFile) -> dict[str, st
     if file.is_stored():
         return None
     failed = file.path.parents[1] / "failed" / file.address
-    failed.parent.mkdir(exist_ok=True)
     try:
+        failed.parent.mkdir(exist_ok=True)
         began = time.perf_counter()
         rows = (_notebook_row(task, values, file) if _is_notebook(task)
                 else _function(task)(**values))
@@ -307,11 +307,13 @@ def compute(task: Task, values: dict[str, Any], file: TableFile) -> dict[str, st
                 else pd.DataFrame([rows] if isinstance(rows, dict) else rows))
         file.write(rows, provenance=provenance(seconds=time.perf_counter() - began))
     except (Exception, SystemExit) as error:  # whatever the task raises, only this cell fails
-        failed.with_suffix(".txt").write_text(traceback.format_exc())
-        notebook = failed.with_suffix(".ipynb")
+        with contextlib.suppress(OSError), atomic_write(failed.with_suffix(".txt")) as temporary:
+            Path(temporary).write_text(traceback.format_exc())
+        files = [failed.with_suffix(ending) for ending in (".ipynb", ".txt")]
         last = (str(error).strip().splitlines() or [""])[-1]
         return {"error": f"{type(error).__name__}: {last}",
-                "see": str(notebook if notebook.is_file() else failed.with_suffix(".txt"))}
+                "see": next((str(file) for file in files if file.is_file()),
+                            "nothing, since it could not be written")}
     failed.with_suffix(".txt").unlink(missing_ok=True)
     return None
 
@@ -321,7 +323,11 @@ def _notebook_row(task: str | Path, values: dict[str, Any], file: TableFile) -> 
     folder = file.path.parents[1] / "notebooks"
     unfinished = file.path.parents[1] / "failed" / f"{file.address}.ipynb"
     folder.mkdir(exist_ok=True)
-    notebooks.execute(task, unfinished, values)
+    try:
+        notebooks.execute(task, unfinished, values)
+    except OSError:  # half a notebook is none
+        unfinished.unlink(missing_ok=True)
+        raise
     os.replace(unfinished, folder / unfinished.name)
     return notebooks.glued(nbformat.read(folder / unfinished.name, as_version=4))
 
