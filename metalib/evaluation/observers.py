@@ -310,7 +310,8 @@ def _from_cache(file: ActivationsFile) -> Tensor | None:
     try:
         if not file.is_stored():
             return None
-        os.utime(file.path)  # those that were used least recently leave first
+        with contextlib.suppress(OSError):  # in a folder of others
+            os.utime(file.path)  # those that were used least recently leave first
         return file.read()["activations"]
     except OSError:  # damaged in a folder that cannot be written, or set aside by another process
         return None
