@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 import torch
@@ -19,7 +20,7 @@ from test_joint import RECIPE, started
 
 from metalib import generate, load_images, representation_test, store
 from metalib.generation.metamers import FILE, export, load, save
-from metalib.runs import notebooks, recipe, sweep
+from metalib.runs import recipe, sweep
 from metalib.runs.recipe import run
 
 resource = pytest.importorskip("resource")  # no limits of files elsewhere
@@ -144,9 +145,9 @@ def test_ranks_agree_on_where_to_stop(tmp_path, launcher, number, codes):
 
 def test_ctrl_c_while_models_are_loaded_is_one_line_too(tmp_path, monkeypatch, capsys, handlers):
     (tmp_path / "recipe.yml").write_text(yaml.safe_dump(SMALL))
-    monkeypatch.setattr(recipe, "load_model", lambda _: os.kill(os.getpid(), numbers.pop()))
-    for numbers, code in (([signal.SIGINT], 130), ([signal.SIGTERM], 143)):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        monkeypatch.setattr(recipe, "load_model", lambda _, sent=number: os.kill(os.getpid(), sent))
         with pytest.raises(SystemExit) as end:
             recipe.main([str(tmp_path / "recipe.yml"), str(tmp_path / "run")])
         assert end.value.code == code
@@ -169,7 +170,7 @@ def test_ctrl_c_ends_a_sweep_in_one_line_and_keeps_its_cells(tmp_path, running):
             "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])})
     wait((lambda: list(out.glob("cells/*.parquet"))) if running else (out / "cells").is_dir,
          process)
-    time.sleep(0 if running else 2)
+    time.sleep(0 if running else 1)
     output = ended(process, signal.SIGINT)
     assert process.returncode == 130, output
     lines = [line for line in output.splitlines() if "dashboard:" not in line]
@@ -238,16 +239,19 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_changes_none(tmp_path, 
             write()
 
 
-def test_a_notebook_that_cannot_be_written_is_an_error_before_it_is_executed(tmp_path):
+def test_a_cell_that_cannot_be_stored_is_one_that_failed_and_leaves_nothing(tmp_path):
     pytest.importorskip("papermill")
-    chapter = next((Path(__file__).parents[1] / "notebooks").glob("01*.ipynb"))
-    file = store.TableFile(tmp_path / "cells", "0" * 40)
-    with full_disk():
-        failure = sweep.compute(chapter, {}, file)
-    assert "File too large" in failure["error"] and "could not be written" in failure["see"]
-    assert not content(tmp_path)
-    with full_disk(), pytest.raises(OSError, match="File too large"):
-        notebooks.execute(chapter, tmp_path / "x.ipynb", {})
+    parameters = nbformat.v4.new_code_cell("a: int = 1  # one", metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[parameters], metadata={"kernelspec": {
+        "name": "python3", "language": "python", "display_name": "Python 3"}}),
+        tmp_path / "n.ipynb")
+    (tmp_path / "cells").mkdir()
+    before, file = content(tmp_path), store.TableFile(tmp_path / "cells", "0" * 40)
+    for task, values in ((tmp_path / "n.ipynb", {}), ("sweep_task:many", {"number": 3})):
+        with full_disk():
+            failure = sweep.compute(task, values, file)
+        assert "File too large" in failure["error"] and "could not be written" in failure["see"]
+        assert content(tmp_path) == before
 
 
 def test_the_command_tells_of_a_full_disk_in_one_line(tmp_path, capsys, handlers):
@@ -293,8 +297,8 @@ def test_files_that_were_used_last_are_kept(tmp_path_factory, sizes, limit):
 def test_the_cache_of_activations_is_bounded(tmp_path, small, samples, monkeypatch):
     def tested(stage, limit):
         monkeypatch.setenv("METALIB_CACHE_GB", limit)
-        representation_test(small, samples[:4], samples[4:8].images, [stage], nulls=["random"],
-                            cache=tmp_path)
+        representation_test(small, samples[:4], samples[4:8].images, stages=[stage],
+                            nulls=["random"], cache=tmp_path)
         return {path.name for path in tmp_path.iterdir()}
 
     first = tested("2", "1")
