@@ -431,7 +431,7 @@ def _ended_by_signals(directory: Path) -> Iterator[None]:
     def end(number: int, _: object) -> None:
         line = (f"interrupted; finished cells are stored in {directory}, "
                 "and the same command goes on\n")
-        os.write(sys.__stderr__.fileno(), ("\n" * sys.__stderr__.isatty() + line).encode())
+        os.write(2, ("\n" * os.isatty(2) + line).encode())  # where prints may be under way
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(128 + number)
