@@ -53,18 +53,25 @@ def atomic_write(path: str | Path) -> Iterator[str]:
     """Give the name of a temporary file, which takes the place of `path` when all is written.
 
     It lies beside `path`, and is removed if anything goes wrong.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; an old file is as it was.
     """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
+    path, temporary = Path(path), ""
     try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(handle)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    except OSError as error:
+        reason = f"cannot write {path}: {error.strerror or error}"
+        raise (OSError(error.errno, reason) if error.errno else OSError(reason)) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], header: dict) -> None:
@@ -77,7 +84,7 @@ def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], header: dic
         try:
             safetensors.torch.save_file(tensors, temporary, header)
         except SafetensorError as error:  # as which it reports what the system refuses
-            raise OSError(f"cannot write {path}: {error}") from error
+            raise OSError(f"{error}") from error
 
 
 # --- Hashes -------------------------------------------------------------------------------------
@@ -217,6 +224,26 @@ class TableFile(StoredFile):
         return self._table
 
 
+def keep_recent(folder: str | Path, ending: str, gigabytes: float) -> None:
+    """Let files that are named by addresses, with this ending, take at most so much of a folder.
+
+    Those that were used (modified, or touched) least recently leave first, also what other
+    processes have put there, or have left half written. All other files are passed over.
+    """
+    ours = re.compile(rf"\.?[0-9a-f]{{40}}\.{re.escape(ending)}")
+    found = []
+    for path in Path(folder).iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            if ours.match(path.name):
+                about = path.stat()
+                found.append((about.st_mtime_ns, about.st_size, path))
+    left = gigabytes * 1e9
+    for _, size, path in sorted(found, reverse=True):
+        left -= size
+        if left < 0:
+            path.unlink(missing_ok=True)
+
+
 # --- Tables -------------------------------------------------------------------------------------
 
 def save_table(table: pd.DataFrame, path: str | Path, **about: Any) -> None:
@@ -233,7 +260,8 @@ def save_table(table: pd.DataFrame, path: str | Path, **about: Any) -> None:
         **about: plain values that are added to `provenance`, such as parameters.
 
     Raises:
-        OSError: the folder cannot be written; a file that was there is as it was.
+        OSError: the disk is full or the folder cannot be written; a file that was there is as it
+            was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from metalib.data import ImageSet, pixels, to_8_bits
 from metalib.evaluation.controls import BLOCK, are_copies, copies, perturbations
 from metalib.evaluation.criterion import answers, truths
 from metalib.models.model import Model
-from metalib.store import TensorFile, address_of, fingerprint, sha256
+from metalib.store import TensorFile, address_of, fingerprint, keep_recent, sha256
 
 MEMORY = 250_000_000  # most activations of natural images that are computed in one pass
 
@@ -270,23 +270,29 @@ def _activations(
 
 # --- Activations of natural images, kept on disk by content -------------------------------------
 
+class ActivationsFile(TensorFile):
+    """A file of the cache, which may be removed when the cache is full."""
+
+    ending = "activations.safetensors"
+
+
 def _natural(
     model: Model, images: Tensor, stages: Sequence[str], folder: Path | None, batch_size: int,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield each stage with the activations (N, D) of natural images, from the cache if there."""
-    content = _content(model, images) if folder else ""
+    content, limit = (_content(model, images), _cache_limit()) if folder else ("", 0.0)
     units = sum(math.prod(model.shapes[stage]) for stage in stages)
     computed: dict[str, Tensor] = {}
     for position, stage in enumerate(stages):
         activations = computed.pop(stage, None)
         if activations is None and folder:
-            activations = _from_cache(TensorFile(folder, address_of(content, stage)))
+            activations = _from_cache(ActivationsFile(folder, address_of(content, stage)))
         if activations is None:
             left = stages[position:] if len(images) * units < MEMORY else [stage]
             computed = _activations(model, images, left, batch_size)
             if folder:
                 for name, values in computed.items():
-                    _to_cache(TensorFile(folder, address_of(content, name)), values)
+                    _to_cache(ActivationsFile(folder, address_of(content, name)), values, limit)
             activations = computed.pop(stage)
         yield stage, activations
 
@@ -298,24 +304,45 @@ def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
     return Path(cache or os.environ.get("METALIB_CACHE") or default).expanduser()
 
 
+def _cache_limit() -> float:
+    """The gigabytes that the cache may take: 10, or the environment variable METALIB_CACHE_GB.
+
+    Raises:
+        ValueError: the variable is no such number.
+    """
+    text = os.environ.get("METALIB_CACHE_GB") or "10"
+    with contextlib.suppress(ValueError):
+        if (limit := float(text)) >= 0:
+            return limit
+    raise ValueError(f"METALIB_CACHE_GB is a number of gigabytes, such as 10, not {text!r}")
+
+
 def _content(model: Model, images: Tensor) -> str:
     """What decides the activations: the model, and images."""
     return fingerprint(model) + sha256({"images": images})
 
 
-def _from_cache(file: TensorFile) -> Tensor | None:
+def _from_cache(file: ActivationsFile) -> Tensor | None:
     """The activations in a file, or None where it is missing or damaged."""
     try:
-        return file.read()["activations"] if file.is_stored() else None
+        if not file.is_stored():
+            return None
+        with contextlib.suppress(OSError):  # in a folder of others
+            os.utime(file.path)  # those that were used least recently leave first
+        return file.read()["activations"]
     except OSError:  # damaged in a folder that cannot be written, or set aside by another process
         return None
 
 
-def _to_cache(file: TensorFile, activations: Tensor) -> None:
-    """Keep activations. A folder that cannot be written keeps nothing."""
+def _to_cache(file: ActivationsFile, activations: Tensor, limit: float) -> None:
+    """Keep activations, in at most `limit` GB. A folder that cannot be written keeps nothing."""
+    if activations.nbytes > limit * 1e9:
+        return
     with contextlib.suppress(OSError):
         file.path.parent.mkdir(parents=True, exist_ok=True)
+        keep_recent(file.path.parent, file.ending, limit - activations.nbytes / 1e9)
         file.write({"activations": activations})
+        keep_recent(file.path.parent, file.ending, limit)
 
 
 # --- Recordings ---------------------------------------------------------------------------------

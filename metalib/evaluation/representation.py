@@ -109,7 +109,8 @@ def representation_test(
         seed: of permutations, resamples and, with a reference's pixels, of its perturbations.
         cache: the folder in which activations of natural images are kept (default: the
             environment variable METALIB_CACHE, or `~/.cache/metalib/activations`); False keeps
-            none.
+            none. It takes at most 10 gigabytes, or as many as the environment variable
+            METALIB_CACHE_GB says; what was used least recently leaves first.
         batch_size: images that go through a model together.
 
     Returns:

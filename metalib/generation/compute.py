@@ -136,6 +136,16 @@ def of_all_ranks(rows: Tensor, numbers: list[int], count: int) -> Tensor:
     return everyones
 
 
+def of_any_rank(number: int) -> int:
+    """The largest of the numbers that the ranks give; all have to ask at the same point."""
+    if process_rank()[1] == 1:
+        return number
+    largest = torch.tensor(
+        number, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return int(largest)
+
+
 def gathered(parts: dict) -> dict:
     """The entries of all ranks' dicts, in the order of their keys."""
     everyones: list = [None] * process_rank()[1]

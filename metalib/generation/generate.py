@@ -22,8 +22,10 @@ from metalib.generation.compute import (
     Compute,
     gathered,
     keep_freed_memory,
+    of_any_rank,
     process_rank,
 )
+from metalib.generation.interrupts import received
 from metalib.generation.loop import Record, optimise, stored_steps
 from metalib.generation.metamers import Metamers, Position, Progress
 from metalib.generation.objective import Agreement, Group, Objective, grouped, window_shifts
@@ -106,10 +108,12 @@ def generate(
         callback: a function that is called with a `Progress` (see there) at each check, thus every
             `check_every` evaluations of a batch and after its last one. If it returns True,
             the run ends as if interrupted, and can be resumed; so it does, with a warning, if it
-            raises an error. With several ranks each calls it, and an error is an error.
+            raises an error. With several ranks each calls it, any of them may end the run, and an
+            error is an error.
 
     Returns:
-        Metamers, on the CPU. An interrupt (Ctrl-C) ends the loop and returns what is done so far.
+        Metamers, on the CPU. An interrupt (Ctrl-C) ends the loop and returns what is done so far;
+        with several ranks it is an error, but see `metalib.runs.recipe`.
 
     Raises:
         ValueError: unknown stage, optimizer, start or prior, numbers or options that are none, a
@@ -206,16 +210,19 @@ class Watcher:
         callback: as in `generate`.
 
     Attributes:
-        stopped: whether the callback has ended the run.
+        stopped: whether the callback or a signal (see `metalib.generation.interrupts`) has ended
+            the run. Ranks that go step by step together agree on that, at checks.
     """
 
     def __init__(self, request: Request, callback: Callable[[Progress], object] | None):
         self.request, self.callback, self.stopped = request, callback, False
+        self.together = process_rank()[1] > 1 and len(request.members) > 1
 
     def __call__(self, progress_bar: Any, rows: Tensor, position: Position, record: Record) -> bool:
         """Report on the batch of `rows`; whether the run is to end."""
         step = position.step
-        if step % self.request.check_every == 0 or step == self.request.steps:
+        checked = step % self.request.check_every == 0 or step == self.request.steps
+        if checked:
             loss = record.loss[step - 1]
             if not progress_bar.disable:
                 progress_bar.set_postfix_str(self._in_words(loss, record), refresh=False)
@@ -223,6 +230,9 @@ class Watcher:
                 self.stopped = self._called(
                     Progress(step, rows, to_8_bits(record.images), loss.clone()))
         progress_bar.update(step - progress_bar.n)
+        if checked or not self.together:
+            ended = self.stopped or received() > 0
+            self.stopped = bool(of_any_rank(ended)) if self.together else ended
         return self.stopped
 
     def _in_words(self, loss: Tensor, record: Record) -> str:

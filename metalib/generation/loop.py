@@ -112,6 +112,8 @@ class Record:
         """End after the last step, or note where to go on."""
         if position.step < steps and len(position.rows):
             self.images[position.rows] = position.images
+            for row in position.rows.tolist():
+                self.status[row] = "interrupted"  # also where an interrupt fell into `leave`
             self._store_last(position, position.rows)
             self.loss[position.step:, position.rows] = float("nan")
             self.member_loss[position.step:, :, position.rows] = float("nan")

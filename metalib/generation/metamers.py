@@ -314,7 +314,10 @@ def export(metamers: Metamers, folder: str | Path) -> None:
     """Write what people and other programs read: the recipe as JSON, all images as PNG files.
 
     Where the files of the references are known, `files` in the JSON names them, in the order of
-    the images.
+    the images. Pictures of an earlier, larger export are removed; other files stay.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; each file is whole, old or new.
     """
     folder = Path(folder)
     for name in ("images", "references"):
@@ -322,6 +325,10 @@ def export(metamers: Metamers, folder: str | Path) -> None:
         for number, image in enumerate(getattr(metamers, name)):
             with atomic_write(folder / name / f"{number:04}.png") as temporary:
                 to_pil_image((image * 255).round().to(torch.uint8)).save(temporary, "PNG")
+        for path in (folder / name).glob("*.png"):
+            if (path.stem.isdecimal() and path.stem == f"{int(path.stem):04}"
+                    and int(path.stem) >= len(metamers)):
+                path.unlink()
     with atomic_write(folder / "recipe.json") as temporary:
         files = {"files": metamers.files} if metamers.files else {}
         Path(temporary).write_text(json.dumps(metamers.recipe | files, indent=1) + "\n")

@@ -25,9 +25,9 @@ must see under the same path. A cell is named by a hash of the task's code, its 
 and weights of `metalib`, and the weights of other models that the parameters name; image sets count
 by their name only.
 
-The same command, given again, computes what is not stored yet: after Ctrl-C, after a crash, or
-with a larger grid. A cell whose worker dies is tried again; a cell that fails does not stop the
-others. The folder then holds::
+The same command, given again, computes what is not stored yet: after Ctrl-C (which ends it with
+the exit status 130, SIGTERM with 143), after a crash, or with a larger grid. A cell whose worker
+dies is tried again; a cell that fails does not stop the others. The folder then holds::
 
     study/table.parquet       # parameters and rows of all cells, for metalib.store.load_table;
                               # provenance in its attrs
@@ -47,7 +47,10 @@ import inspect
 import itertools
 import json
 import logging
+import multiprocessing
 import os
+import signal
+import sys
 import time
 import traceback
 import warnings
@@ -63,8 +66,17 @@ from metalib.models.registry import missing_files, source_of
 from metalib.plain import kinds_of
 from metalib.progress import bar
 from metalib.runs import notebooks
+from metalib.runs import options as types
 from metalib.runs.documents import read_yaml
-from metalib.store import TableFile, address_of, code_hash, load_table, provenance, save_table
+from metalib.store import (
+    TableFile,
+    address_of,
+    atomic_write,
+    code_hash,
+    load_table,
+    provenance,
+    save_table,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -108,6 +120,7 @@ def sweep(
         ConnectionError: the scheduler cannot be reached or was lost. Finished cells are stored.
         FileNotFoundError: workers do not store where this process looks.
         KeyboardInterrupt: Ctrl-C. Finished cells are stored.
+        OSError: the disk is full. Finished cells are stored.
 
     Warns:
         RuntimeWarning: cells that failed; damaged files in `directory`, which are computed anew.
@@ -348,8 +361,8 @@ def compute(task: Task, values: dict[str, Any], file: TableFile) -> dict[str, st
     if file.is_stored():
         return None
     failed = file.path.parents[1] / "failed" / file.address
-    failed.parent.mkdir(exist_ok=True)
     try:
+        failed.parent.mkdir(exist_ok=True)
         began = time.perf_counter()
         rows = (_notebook_row(task, values, file) if _is_notebook(task)
                 else _function(task)(**values))
@@ -357,11 +370,13 @@ def compute(task: Task, values: dict[str, Any], file: TableFile) -> dict[str, st
                 else pd.DataFrame([rows] if isinstance(rows, dict) else rows))
         file.write(rows, provenance=provenance(seconds=time.perf_counter() - began))
     except (Exception, SystemExit) as error:  # whatever the task raises, only this cell fails
-        failed.with_suffix(".txt").write_text(traceback.format_exc())
-        notebook = failed.with_suffix(".ipynb")
+        with contextlib.suppress(OSError), atomic_write(failed.with_suffix(".txt")) as temporary:
+            Path(temporary).write_text(traceback.format_exc())
+        files = [failed.with_suffix(ending) for ending in (".ipynb", ".txt")]
         last = (str(error).strip().splitlines() or [""])[-1]
         return {"error": f"{type(error).__name__}: {last}",
-                "see": str(notebook if notebook.is_file() else failed.with_suffix(".txt"))}
+                "see": next((str(file) for file in files if file.is_file()),
+                            "nothing, since it could not be written")}
     failed.with_suffix(".txt").unlink(missing_ok=True)
     return None
 
@@ -371,7 +386,11 @@ def _notebook_row(task: str | Path, values: dict[str, Any], file: TableFile) -> 
     folder = file.path.parents[1] / "notebooks"
     unfinished = file.path.parents[1] / "failed" / f"{file.address}.ipynb"
     folder.mkdir(exist_ok=True)
-    notebooks.execute(task, unfinished, values)
+    try:
+        notebooks.execute(task, unfinished, values)
+    except OSError:  # half a notebook is none
+        unfinished.unlink(missing_ok=True)
+        raise
     os.replace(unfinished, folder / unfinished.name)
     return notebooks.glued(nbformat.read(folder / unfinished.name, as_version=4))
 
@@ -412,9 +431,30 @@ def _client(
     with dask.config.set({"distributed.scheduler.allowed-failures": retries,
                           "distributed.scheduler.worker-ttl": None,
                           "distributed.nanny.pre-spawn-environ": environment}), \
-            SpecCluster(workers=local, scheduler=head, silence_logs=quiet) as cluster, \
+            _loop() as loop, \
+            SpecCluster(workers=local, scheduler=head, silence_logs=quiet, loop=loop) as cluster, \
             Client(cluster) as client:
         yield client
+
+
+@contextlib.contextmanager
+def _loop() -> Iterator[Any]:
+    """The event loop of a cluster, which starts processes that never see Ctrl-C.
+
+    A terminal sends it to all processes, but it is for this one to end the workers. Threads and
+    processes inherit what is blocked when they are started.
+    """
+    from distributed.utils import LoopRunner
+    runner = LoopRunner()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()
 
 
 def _results(
@@ -444,6 +484,31 @@ def _announce(progress_bar: Any, client: Any, cells: int, pending: int) -> None:
     say(f"{cells} cells, {pending} to compute; dashboard: {client.dashboard_link}")
 
 
+@contextlib.contextmanager
+def _ended_by_signals(directory: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end this process and its workers at once, with one line.
+
+    Cells are stored as a whole, so that nothing is lost. Dask would need seconds to close what it
+    has started, and report each connection that breaks.
+    """
+    def end(number: int, _: object) -> None:
+        line = (f"interrupted; finished cells are stored in {directory}, "
+                "and the same command goes on\n")
+        os.write(2, ("\n" * os.isatty(2) + line).encode())  # where prints may be under way
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(128 + number)
+
+    # the process that keeps account of semaphores outlives this one, and would warn of them
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line, see the module's docstring."""
     parser = argparse.ArgumentParser(
@@ -452,11 +517,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("study", type=Path, help="a YAML file")
     parser.add_argument("directory", type=Path, help="where cells are stored and found")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler")
-    parser.add_argument("--workers", type=int,
+    parser.add_argument("--workers", type=types.count,
                         help="processes on this machine, default one per GPU or else per core")
-    parser.add_argument("--threads", type=int,
+    parser.add_argument("--threads", type=types.count,
                         help="threads of each process, default the cores shared among them")
-    parser.add_argument("--retries", type=int, default=3,
+    parser.add_argument("--retries", type=types.count_or_none, default=3,
                         help="how often a cell whose worker died is tried again, default 3")
     parser.add_argument("--collect", action="store_true",
                         help="compute nothing, collect what is stored")
@@ -472,17 +537,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"the study {options.study} must have the keys task and grid, "
                          "and may have parameters; see --help")
     try:
-        if options.collect:
-            table = collect(**study, directory=options.directory)
-        else:
-            table = sweep(**study, directory=options.directory, scheduler=options.scheduler,
-                          workers=options.workers, threads=options.threads,
-                          retries=options.retries)
-    except (ValueError, ImportError, ConnectionError) as error:
+        with _ended_by_signals(options.directory):
+            if options.collect:
+                table = collect(**study, directory=options.directory)
+            else:
+                table = sweep(**study, directory=options.directory, scheduler=options.scheduler,
+                              workers=options.workers, threads=options.threads,
+                              retries=options.retries)
+    except (ValueError, ImportError, OSError) as error:
         raise SystemExit(f"{error}") from error
-    except KeyboardInterrupt:
-        raise SystemExit(f"interrupted; finished cells are stored in {options.directory}, "
-                         "and the same command goes on") from None
     about, failed = table.attrs["provenance"], table.attrs.get("failed", [])
     for cell in failed:
         print("failed: {parameters}: {error}; see {see}".format(**cell))
