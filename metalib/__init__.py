@@ -4,6 +4,9 @@ All that a notebook needs is here. Modules are reached by their short names, suc
 `metalib.plots` or `metalib.starts`; `metalib.names` lists them.
 """
 
+import metalib.loading  # noqa: F401, first: it answers Ctrl-C while the others are imported
+
+# isort: split
 from metalib import labels, metrics, names, store
 from metalib.data import ImageSet, load_images
 from metalib.evaluation import crossed, nulls, representation, transfer

@@ -126,6 +126,18 @@ def test_ctrl_c_ends_the_command_with_one_line_and_130(tmp_path):
     torch.testing.assert_close(again.loss, undisturbed.loss, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="not Linux")
+@pytest.mark.parametrize("command", ["metalib.run", "metalib"])
+def test_ctrl_c_while_torch_is_imported_is_one_line(command):
+    process = subprocess.Popen([sys.executable, "-m", command, "some.yml", "run"], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               start_new_session=True)
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait(lambda: "libtorch" in maps.read_text(), process)
+    output = ended(process, signal.SIGINT)
+    assert process.returncode == 130 and len(output.splitlines()) == 1 and LINE in output, output
+
+
 @pytest.mark.parametrize("launcher, number, codes", [
     ("torchrun", signal.SIGINT, {1}), ("--processes", signal.SIGTERM, {143})])
 def test_ranks_agree_on_where_to_stop(tmp_path, launcher, number, codes):
@@ -211,7 +223,7 @@ def test_impossible_options_are_refused_at_once(tmp_path, capsys, command, optio
 
 
 def test_checkpoints_are_at_least_one_evaluation_apart(tmp_path):
-    with pytest.raises(ValueError, match="checkpoint_every must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="checkpoint_every must be a whole number of at least 1, not 0"):
         run(SMALL, tmp_path, checkpoint_every=0)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from metalib import loading
 from metalib.data import ImageSet, load_images
 from metalib.evaluation.criterion import judge
 from metalib.evaluation.nulls import load_null, shipped_stages
@@ -28,6 +29,7 @@ from metalib.generation.starts import STARTS
 from metalib.models import Model, list_models, load_model
 from metalib.models.check import check_model
 from metalib.runs import recipe, sweep
+from metalib.runs.options import count
 from metalib.store import fingerprint
 from metalib.version import __version__
 
@@ -113,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
         try:
+            loading.done()
             if arguments and arguments[0] in DELEGATED:
                 DELEGATED[arguments[0]](arguments[1:])
                 return 0
@@ -287,7 +290,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stage", help="a stage that metalib check lists")
     parser.add_argument("images", help=SOURCES_OF_IMAGES)
     parser.add_argument("folder", type=Path, help="where checkpoints and the result are kept")
-    parser.add_argument("--steps", type=_positive, default=200, metavar="N",
+    parser.add_argument("--steps", type=count, default=200, metavar="N",
                         help="gradient evaluations per image, at most; default %(default)s")
     parser.add_argument("--optimizer", type=_plain, default="spectral_lbfgs", metavar="RULE",
                         help="the update rule, default %(default)s; with options as YAML")
@@ -298,12 +301,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
                         help="let an image stop once it passes; default: all steps are done")
     parser.add_argument("--null-images", metavar="IMAGES",
                         help="natural images for the criterion, where no null ships")
-    parser.add_argument("--n", type=_positive,
+    parser.add_argument("--n", type=count,
                         help="how many images to take, default all")
-    parser.add_argument("--size", type=_positive, metavar="PIXELS",
+    parser.add_argument("--size", type=count, metavar="PIXELS",
                         help="side of the images, default what the network takes")
     parser.add_argument("--device", default=None, help="such as cuda; default the CPU")
-    parser.add_argument("--checkpoint-every", type=_positive, default=50, metavar="N",
+    parser.add_argument("--checkpoint-every", type=count, default=50, metavar="N",
                         help="gradient evaluations, default %(default)s")
 
 
@@ -316,13 +319,6 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE",
                         help="write the whole table as CSV, too")
     parser.add_argument("--device", default="cpu", help="where to compute, default %(default)s")
-
-
-def _positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def _plain(text: str) -> Any:

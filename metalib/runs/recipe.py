@@ -35,6 +35,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from metalib import loading
 from metalib.data import load_images
 from metalib.evaluation.nulls import load_null
 from metalib.generation import metamers as files
@@ -108,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"kept in {options.folder}; start the same command again to go on.")
     signal.signal(signal.SIGTERM, _stop)  # also while the models are loaded
     try:
+        loading.done()
         if spread:
             recipe |= _join_ranks(options.timeout)
         metamers = run(recipe, options.folder, checkpoint_every=options.checkpoint_every)

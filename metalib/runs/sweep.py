@@ -61,9 +61,10 @@ from typing import Any, TypeGuard
 import pandas as pd
 import torch
 
+from metalib import loading
 from metalib.devices import device_of
 from metalib.models.registry import missing_files, source_of
-from metalib.plain import kinds_of
+from metalib.plain import kinds_of, whole
 from metalib.progress import bar
 from metalib.runs import notebooks
 from metalib.runs import options as types
@@ -130,7 +131,9 @@ def sweep(
         ...               directory="study", parameters={"model": "zoo/vgg-standard-0",
         ...                                              "n_images": 2})       # doctest: +SKIP
     """
-    directory = Path(directory).resolve()
+    workers, threads = (number if number is None else whole(name, number, 1)
+                        for name, number in (("workers", workers), ("threads", threads)))
+    retries, directory = whole("retries", retries, 0), Path(directory).resolve()
     task = Path(task).resolve() if _is_notebook(task) else task
     cells = _cells(task, grid, directory, parameters)
     pending = {file.address: (file, values) for file, values in cells if not file.is_stored()}
@@ -536,6 +539,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not {"task", "grid"} <= set(study) <= {"task", "grid", "parameters"}:
         raise SystemExit(f"the study {options.study} must have the keys task and grid, "
                          "and may have parameters; see --help")
+    loading.done()
     try:
         with _ended_by_signals(options.directory):
             if options.collect:
