@@ -223,7 +223,7 @@ def test_impossible_options_are_refused_at_once(tmp_path, capsys, command, optio
 
 
 def test_checkpoints_are_at_least_one_evaluation_apart(tmp_path):
-    with pytest.raises(ValueError, match="checkpoint_every must be a whole number of at least 1, not 0"):
+    with pytest.raises(ValueError, match="checkpoint_every .* of at least 1, not 0"):
         run(SMALL, tmp_path, checkpoint_every=0)
 
 
