@@ -11,23 +11,25 @@ The samples need no network.
 import hashlib
 import importlib.util
 import math
+import operator
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 from torchvision.models import ResNet50_Weights
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as transforms
 
+from metalib.folders import Found, pictures_in
 from metalib.labels import CIFAR10
+from metalib.pictures import fit, luminance, read_image, sides_of
+from metalib.previews import preview
 
-PICTURES: set[str] = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -35,81 +37,204 @@ class ImageSet:
     """Images with their labels.
 
     Attributes:
-        images: (B, 3, H, W) float32 in [0, 1].
+        images: (B, 3, H, W) float32 in [0, 1]; (B, 1, H, W) for networks that see grey.
         labels: (B,) int64, indices into `class_names`; -1 where the class is unknown.
         class_names: names of the classes, possibly empty.
         name: where the images come from.
+        files: (B,) names of the files that the images come from, relative to the folder; empty
+            where they are not known.
+
+    Raises:
+        ValueError: images, labels or files that are not as described.
     """
 
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
     name: str
+    files: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if pixels(self.images) is not self.images:
+            raise ValueError("the images of an ImageSet are a float32 tensor, not "
+                             f"{_kind(self.images)}; torch.as_tensor(images).float() makes one")
+        check_range(self.images)
+        count = len(self.images)
+        if (not isinstance(self.labels, Tensor) or self.labels.dtype != torch.int64
+                or self.labels.shape != (count,)):
+            raise ValueError(f"the labels of {count} images are an int64 tensor ({count},), with "
+                             f"-1 where the class is not known, not {_kind(self.labels)}")
+        if isinstance(self.class_names, str):
+            raise ValueError("class_names is a tuple of names, such as ('cat', 'dog')")
+        if count and (self.labels.min() < -1 or self.class_names
+                      and self.labels.max() >= len(self.class_names)):
+            raise ValueError(f"labels reach from {self.labels.min()} to {self.labels.max()}, but "
+                             f"there are {len(self.class_names)} class names; -1 stands for none")
+        if len(self.files) not in (0, count):
+            raise ValueError(f"{count} images cannot come from {len(self.files)} files")
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self):
+        height, width = self.images.shape[-2:]
+        grey = ", grey" if self.images.shape[1] == 1 else ""
+        known = f", {len(self.class_names)} classes" if self.class_names else ""
+        return f"<{len(self)} images of {self.name}: {height} x {width} pixels{grey}{known}>"
+
+    def _repr_html_(self) -> str:
+        return preview(repr(self), [self.images])
+
     def __getitem__(self, index: Any) -> Self:
-        """The subset at `index`: an integer, slice, or list or tensor of indices or booleans."""
-        if not isinstance(index, slice) and torch.as_tensor(index).ndim == 0:
-            index = [int(index)]
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        """The subset at `index`: an integer, slice, or array of integers or booleans.
+
+        Raises:
+            IndexError: images that are not there, or an index of another kind.
+        """
+        rows = rows_at(index, len(self))
+        files = tuple(self.files[row] for row in rows.tolist()) if self.files else ()
+        return replace(self, images=self.images[rows], labels=self.labels[rows], files=files)
 
     @property
     def sha256(self) -> str:
         """Hash of the 8-bit pixels and the labels, which identifies these images in a record."""
-        values = (self.images * 255).round().to(torch.uint8).contiguous().numpy()
-        return hashlib.sha256(values.tobytes() + self.labels.numpy().tobytes()).hexdigest()
+        values = (self.images * 255).round().to(torch.uint8).contiguous().cpu().numpy()
+        return hashlib.sha256(values.tobytes() + self.labels.cpu().numpy().tobytes()).hexdigest()
+
+
+def rows_at(index: Any, count: int) -> Tensor:
+    """Which of `count` images an index means, (n,) int64 from 0 up.
+
+    Args:
+        index: an integer, a slice, or a list, array or tensor (n,) of integers or (count,) of
+            booleans. Negative numbers count from the end.
+
+    Raises:
+        IndexError: images that are not there, or an index of another kind.
+    """
+    if isinstance(index, slice):
+        return torch.tensor(range(count)[index], dtype=torch.int64)
+    try:
+        rows = index.cpu() if isinstance(index, Tensor) else torch.tensor(np.asarray(index))
+    except (TypeError, ValueError, RuntimeError):
+        rows = torch.empty(0, 0)
+    if rows.dtype == torch.bool and rows.shape == (count,):
+        return rows.nonzero().flatten()
+    if rows.ndim > 1 or rows.dtype in (torch.bool, *FLOATS) and rows.shape != (0,):
+        raise IndexError("images are chosen by an integer, a slice, or a list or array of integers "
+                         f"or of {count} booleans, not by {_kind(index)}")
+    rows = rows.reshape(-1).long()
+    if len(wrong := rows[(rows < -count) | (rows >= count)]):
+        raise IndexError(f"there is no image {wrong[0]}: there are {count}")
+    return torch.where(rows < 0, rows + count, rows)
 
 
 def load_images(
     source: str, *, split: str | None = None, n: int | None = None, seed: int = 0,
-    size: int | None = None, root: str | Path | None = None,
+    size: int | tuple[int, int] | None = None, grey: bool = False, root: str | Path | None = None,
 ) -> ImageSet:
     """Load a set of images, in a fixed order.
 
+    Pictures show what a viewer shows, see `metalib.pictures.read_image`: photographs upright, any
+    depth scaled to [0, 1], transparent parts on white, colours in sRGB. What cannot be read so is
+    refused. In a folder, hidden files are left out, links are followed, and a warning says in one
+    line what else is no picture.
+
     Args:
-        source: "cifar10-samples", "imagenet-samples", "cifar10" or "folder:PATH".
+        source: "cifar10-samples", "imagenet-samples", "cifar10" or "folder:PATH". The classes of a
+            folder are its sub-folders; pictures further down belong to the class above them.
         split: for "cifar10", "train" or "test" (the default); for a folder, the name of a
             sub-folder that holds the classes. The samples have no splits.
         n: number of images to keep, with equally many of each class as far as possible; None keeps
             all.
         seed: seed of the choice of these n.
-        size: side in pixels. Pictures of another size are resized so that their shortest side has
-            this length (bilinear, antialiased), and cropped at the centre. None keeps the size of
+        size: side in pixels, or (height, width). Pictures of another size are resized so that they
+            just cover it (bilinear, antialiased), and cropped at the centre. None keeps the size of
             each picture, but stands for 224 with "imagenet-samples".
+        grey: give the luminance, (B, 1, H, W), for networks with one input channel.
         root: for "cifar10", the directory that holds or receives `cifar-10-batches-py` (default:
             the environment variable METALIB_DATA, or `~/.cache/metalib`).
 
     Raises:
-        ValueError: an unknown source or split, an image that cannot be read, images of different
-            sizes without `size`, or more images asked for than there are.
+        ValueError: an unknown source or split, a file that is damaged or not understood, images of
+            different sizes without `size`, more images asked for than there are, or a folder of
+            splits without `split`.
         FileNotFoundError: a folder that does not exist, CIFAR-10 if it is neither there nor can be
             downloaded, or samples without the package foolbox.
+        OSError: a file where a folder should be, or what may not be read.
 
     Example:
         >>> images = load_images("cifar10-samples", n=10)
         >>> images.images.shape, images.class_names[images.labels[0]]
         (torch.Size([10, 3, 32, 32]), 'ship')
     """
+    sides = sides_of(size)
+    if source == "cifar10":
+        images = _cifar10(split or "test", root)
+        chosen = images if n is None else images[stratified(images.labels, n, seed)]
+        values = fit(chosen.images, sides)
+        return replace(chosen, images=luminance(values).clamp(0, 1) if grey else values)
     if source in ("cifar10-samples", "imagenet-samples"):
         if split is not None:
             raise ValueError(f"{source!r} has no splits; leave `split` out")
-        images = _samples(source.removesuffix("-samples"),
-                          size or (224 if source.startswith("imagenet") else 32))
-    elif source == "cifar10":
-        images = _cifar10(split or "test", size, root)
-    elif source.startswith("folder:"):
-        images = _folder(Path(source.removeprefix("folder:")).expanduser(), split, size)
+        found = _samples(source.removesuffix("-samples"))
+        sides = sides or ((224, 224) if source.startswith("imagenet") else (32, 32))
+    elif isinstance(source, str) and source.startswith("folder:") and source != "folder:":
+        found = pictures_in(Path(source.removeprefix("folder:")).expanduser(), split)
     else:
         raise ValueError(f"unknown images {source!r}; "
                          "choose 'cifar10-samples', 'imagenet-samples', 'cifar10' or 'folder:PATH'")
-    return images if n is None else images[stratified(images.labels, n, seed)]
+    rows = (torch.arange(len(found.labels)) if n is None
+            else stratified(found.labels, n, seed)).tolist()
+    return ImageSet(_read_all([found.paths[row] for row in rows], sides, grey),
+                    found.labels[rows], found.class_names, found.name,
+                    tuple(found.files[row] for row in rows))
 
 
 def pixels(images: Any) -> Tensor:
-    """The tensor (B, 3, H, W) of an ImageSet; a tensor is returned as it is."""
-    return images.images if isinstance(images, ImageSet) else torch.as_tensor(images)
+    """The tensor (B, 3, H, W) or (B, 1, H, W) of an ImageSet; such a tensor as it is.
+
+    Other floating-point tensors, and NumPy arrays, become float32 tensors.
+
+    Raises:
+        ValueError: not floating point, or another shape.
+    """
+    if isinstance(images, ImageSet):
+        return images.images
+    if not (isinstance(images, Tensor) or hasattr(images, "__array__")) or isinstance(
+            images, Image.Image):
+        raise ValueError("images are an ImageSet, as load_images returns it, or a tensor "
+                         f"(B, 3, H, W) in [0, 1], not {_kind(images)}")
+    tensor = torch.as_tensor(images)
+    if not tensor.is_floating_point():
+        raise ValueError(f"images must be floating point in [0, 1], not {tensor.dtype}; "
+                         "divide 8-bit images by 255")
+    if tensor.ndim != 4 or tensor.shape[1] not in (1, 3):
+        last = tensor.ndim == 4 and tensor.shape[-1] in (1, 3)
+        raise ValueError(
+            f"images have the shape (B, 3, H, W), not {tuple(tensor.shape)}" + (
+                "; images.permute(0, 3, 1, 2) brings the channels to the front" if last else
+                "; images[None] makes a batch of one image" if tensor.ndim == 3 else ""))
+    return tensor.float()
+
+
+def check_range(images: Tensor, *, outside: bool = False) -> None:
+    """Raise a ValueError unless pixels are finite and, but with `outside`, in [0, 1]."""
+    low, high = images.detach().aminmax() if images.numel() else (torch.zeros(()),) * 2
+    finite = math.isfinite(low) and math.isfinite(high)
+    if not finite or not outside and (low < 0 or high > 1):
+        raise ValueError(f"pixels must be finite and in [0, 1], but reach from {low.item():.4g} to "
+                         f"{high.item():.4g}; normalisation is inside the model, so pass plain "
+                         "pixels")
+
+
+def _kind(value: Any) -> str:
+    """What kind of thing a value is, for a message."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__} {tuple(value.shape)} of {value.dtype}"
+    if isinstance(value, (list, tuple)) and len(value):
+        return f"a {type(value).__name__} of {type(value[0]).__name__}"
+    return f"{type(value).__name__} {value!r}"[:80]
 
 
 def to_8_bits(images: Tensor) -> Tensor:
@@ -123,8 +248,12 @@ def stratified(labels: Tensor, n: int, seed: int = 0) -> Tensor:
     Where n or the size of a class does not allow equal numbers, they are as equal as possible.
 
     Raises:
-        ValueError: n is not between 1 and the number of labels.
+        ValueError: n is not between 1 and the number of labels, or no whole number.
     """
+    try:
+        n, seed = operator.index(n), operator.index(seed)
+    except TypeError as error:
+        raise ValueError(f"n and seed are whole numbers, not {n!r} and {seed!r}") from error
     if not 1 <= n <= len(labels):
         raise ValueError(f"cannot choose n={n} of {len(labels)} images")
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -135,35 +264,8 @@ def stratified(labels: Tensor, n: int, seed: int = 0) -> Tensor:
     return order[turn.argsort(stable=True)[:n]].sort().values
 
 
-def read_image(path: str | Path, size: int | None = None) -> Tensor:
-    """One picture file as float32 (3, H, W) in [0, 1].
-
-    With `size`, its shortest side is resized to this length and the rest is cropped at the centre.
-
-    Raises:
-        ValueError: a file that cannot be read.
-    """
-    try:
-        with Image.open(path) as file:
-            values = transforms.pil_to_tensor(file.convert("RGB"))
-    except OSError as error:
-        raise ValueError(
-            f"cannot read the image {path}: {error}; remove or replace the file") from error
-    return _fit(values.float() / 255, size)
-
-
-def _fit(image: Tensor, size: int | None) -> Tensor:
-    """Images (..., 3, H, W) resized and centre-cropped to (..., 3, size, size)."""
-    if size is None or image.shape[-2:] == (size, size):
-        return image
-    scale = size / min(image.shape[-2:])
-    sides = [max(size, math.floor(side * scale + 0.5)) for side in image.shape[-2:]]
-    image = transforms.resize(image, sides, InterpolationMode.BILINEAR, antialias=True)
-    return transforms.center_crop(image, [size, size]).clamp(0, 1)
-
-
-def _read_all(paths: list[Path], size: int | None) -> Tensor:
-    images = [read_image(path, size) for path in paths]
+def _read_all(paths: list[Path], size: tuple[int, int] | None, grey: bool) -> Tensor:
+    images = [read_image(path, size, grey=grey) for path in paths]
     shapes = sorted({tuple(image.shape[1:]) for image in images})
     if len(shapes) > 1:
         raise ValueError(f"the images have different sizes, such as {shapes[0]} and {shapes[-1]}; "
@@ -171,24 +273,25 @@ def _read_all(paths: list[Path], size: int | None) -> Tensor:
     return torch.stack(images)
 
 
-def _samples(dataset: str, size: int) -> ImageSet:
+def _samples(dataset: str) -> Found:
     """The images `<dataset>_<number>_<label>.<ending>` that the package foolbox ships.
 
     Foolbox itself is not imported.
     """
-    foolbox: Any = importlib.util.find_spec("foolbox")
-    paths = sorted(
-        (Path(foolbox.origin).parent / "data").glob(f"{dataset}_??_*.*")) if foolbox else []
-    if not paths:
+    foolbox = importlib.util.find_spec("foolbox")
+    places = (foolbox.submodule_search_locations or []) if foolbox else []
+    paths = sorted(path for place in places
+                   for path in (Path(place) / "data").glob(f"{dataset}_??_*.*"))
+    if len(paths) < 20:
         raise FileNotFoundError("the sample images come with the package foolbox, which is not "
                                 "installed or not complete: pip install foolbox==3.3.4")
     labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in paths])
     class_names = CIFAR10 if dataset == "cifar10" else tuple(
         ResNet50_Weights.DEFAULT.meta["categories"])
-    return ImageSet(_read_all(paths, size), labels, class_names, f"{dataset}-samples")
+    return Found(paths, [path.name for path in paths], labels, class_names, f"{dataset}-samples")
 
 
-def _cifar10(split: str, size: int | None, root: str | Path | None) -> ImageSet:
+def _cifar10(split: str, root: str | Path | None) -> ImageSet:
     if split not in ("train", "test"):
         raise ValueError(f"'cifar10' has the splits 'train' and 'test', not {split!r}")
     root = Path(
@@ -205,28 +308,4 @@ def _cifar10(split: str, size: int | None, root: str | Path | None) -> ImageSet:
             "METALIB_DATA. Without a network, load_images('cifar10-samples') has 20 of its images."
         ) from error
     images = torch.from_numpy(files.data).permute(0, 3, 1, 2).contiguous().float() / 255
-    return ImageSet(_fit(images, size), torch.tensor(files.targets), CIFAR10, f"cifar10-{split}")
-
-
-def _folder(folder: Path, split: str | None, size: int | None) -> ImageSet:
-    """All pictures below `folder/split`.
-
-    They are in alphabetical order of their classes, then in natural order of their file names
-    ("2.png" before "10.png").
-    """
-    folder = folder / split if split else folder
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in PICTURES]
-    if not paths:
-        raise ValueError(f"{folder} holds no pictures ({', '.join(sorted(PICTURES))})")
-    class_of = {path: path.relative_to(folder).parts[0] if path.parent != folder else ""
-                for path in paths}
-    class_names = tuple(sorted(set(class_of.values()) - {""}))
-    paths.sort(key=lambda path: (class_of[path], [
-        int(part) if part.isdigit() else part
-        for part in re.split(r"(\d+)", str(path.relative_to(folder)))]))
-    labels = torch.tensor(
-        [class_names.index(class_of[path]) if class_of[path] else -1 for path in paths])
-    return ImageSet(_read_all(paths, size), labels, class_names,
-                    f"folder:{folder.name if not split else folder.parent.name}")
+    return ImageSet(images, torch.tensor(files.targets), CIFAR10, f"cifar10-{split}")

@@ -391,3 +391,164 @@ def test_autocast_around_a_run_does_not_change_its_arithmetic(samples):
         with torch.autocast("cpu", torch.bfloat16, enabled=around):
             runs.append(generate(model, samples.images[:2], "2", optimizer="published", steps=3))
     assert torch.equal(runs[0].loss, runs[1].loss)
+
+
+# --- History, callback, a loss of one's own -----------------------------------------------------
+
+def equal(ours, theirs):
+    """Whether two runs came to the same, bit for bit."""
+    torch.testing.assert_close(ours.loss, theirs.loss, rtol=0, atol=0, equal_nan=True)
+    return torch.equal(ours.images, theirs.images) and ours.status == theirs.status
+
+
+@pytest.mark.parametrize("batch_size", [128, 3])
+def test_the_history_shows_each_image_as_it_was(samples, small, batch_size):
+    options = {"steps": 11, "compute": Compute(batch_size=batch_size), "check_every": 2,
+               "stop": null_distribution(small, "2", samples)}
+    run = generate(small, samples[:8], "2", store_every=4, **options)
+    assert run.history_steps.tolist() == [4, 8, 11] and run.history.shape == (3, 8, 3, 32, 32)
+    assert torch.equal(run.history[-1], run.images) and "passed" in run.status
+    assert equal(run, generate(small, samples[:8], "2", **options))
+    for step, images in zip(run.history_steps.tolist(), run.history):
+        first = generate(small, samples[:min(batch_size, 8)], "2", pause=step, **options)
+        assert torch.equal(images[:len(first)], first.images)
+        for image, shown in enumerate(images):
+            if run.evaluations[image] <= step:
+                assert torch.equal(shown, run.images[image])
+
+
+def test_the_history_of_a_resumed_run_is_that_of_one_that_was_not(samples, small, tmp_path):
+    options = {"steps": 10, "store_every": 4, "compute": Compute(batch_size=2)}
+    whole, run = generate(small, samples[:4], "2", **options), None
+    for pause in (1, 4, 3, 2, 10):
+        run = generate(small, samples[:4], "2", **options, pause=pause, resume=run)
+        run.save(tmp_path)
+        run = type(run).load(tmp_path)
+        now = torch.minimum(run.history_steps[:, None], run.evaluations)
+        for step, image in ((0, 0), (1, 1), (2, 3)):  # as far as it has come
+            if now[step, image] == run.evaluations[image]:
+                assert torch.equal(run.history[step, image], run.images[image])
+    assert torch.equal(run.history, whole.history) and equal(run, whole)
+    with pytest.raises(ValueError, match="these differ: store_every"):
+        generate(small, samples[:4], "2", **options | {"store_every": 5}, resume=run)
+
+
+def test_the_callback_sees_each_check(samples, small):
+    seen = []
+    run = generate(small, samples[:5], "2", steps=7, check_every=3, callback=seen.append,
+                   compute=Compute(batch_size=3), store_every=1)
+    assert [(progress.step, progress.rows.tolist()) for progress in seen] == [
+        (step, rows) for rows in ([0, 1, 2], [3, 4]) for step in (3, 6, 7)]
+    for progress in seen:
+        assert torch.equal(progress.loss, run.loss[progress.step - 1, progress.rows])
+        assert torch.equal(progress.images, run.history[progress.step - 1, progress.rows])
+
+
+@pytest.mark.parametrize("end", [
+    lambda progress: progress.step == 4,
+    lambda progress: 1 / (progress.step - 4),  # what it returns before is no bool
+    lambda progress: torch.tensor(progress.step >= 4)])
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_a_callback_ends_a_run_and_nothing_is_lost(samples, small, end, batch_size, recwarn):
+    options = {"steps": 8, "check_every": 2, "compute": Compute(batch_size=batch_size)}
+    whole = generate(small, samples[:4], "2", **options)
+    run = generate(small, samples[:4], "2", callback=end, **options)
+    done = [4] * batch_size + [0] * (4 - batch_size)
+    assert run.interrupted and run.evaluations.tolist() == done
+    failed = ["callback failed (ZeroDivisionError" in str(one.message) for one in recwarn]
+    try:
+        end(type("Progress", (), {"step": 4}))
+        assert not failed
+    except ZeroDivisionError:
+        assert failed == [True]
+    assert equal(generate(small, samples[:4], "2", **options, resume=run), whole)
+
+
+def test_a_callback_that_ends_a_run_at_the_end_of_a_batch_begins_no_other(samples, small):
+    run = generate(small, samples[:4], "2", steps=4, compute=Compute(batch_size=2),
+                   callback=lambda progress: progress.step == 4)
+    assert run.status == ("steps", "steps", "interrupted", "interrupted")
+
+
+def as_published(activations, target):
+    return ((activations - target).norm(dim=1) / target.norm(dim=1))
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"prior": "natural"}, {"jitter": 2, "optimizer": "adam"}, {"optimizer": "lbfgs"}])
+def test_the_published_loss_written_by_a_user_gives_the_same(samples, small, options):
+    runs = [generate(small, samples[:3], "2", steps=6, **options, loss=loss)
+            for loss in (None, as_published)]
+    torch.testing.assert_close(runs[0].loss, runs[1].loss, rtol=0, atol=1e-6)
+    assert [run.recipe["loss"] for run in runs] == [None, "as_published"]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_loss_is_that_of_the_activations_in_their_order(samples, stacked):
+    """A loss that weighs units by their number, for models that keep their channels last."""
+    models = [wrap_model(small_network(seed), stages=["2"], name=str(seed), channels_last=seed > 0)
+              for seed in range(3)]
+
+    def weighted(activations, target):
+        weights = torch.linspace(0, 1, activations.shape[1]) ** 3
+        return (weights * (activations - target) ** 2).mean(1)
+
+    run = generate(models, samples[:4], ["2"] * 3, steps=12, loss=weighted, optimizer="adam",
+                   compute=Compute(stacked=stacked))
+    for number, model in enumerate(models):
+        expected = weighted(*(model.activations(images, "2")
+                              for images in (run.starts, run.references)))
+        torch.testing.assert_close(run.member_loss[0, number], expected, rtol=1e-4, atol=1e-7)
+    assert (run.loss[-1] < 0.7 * run.loss[0]).all()
+
+
+@pytest.mark.parametrize("loss, message", [
+    ("mse", "loss is a function"), (lambda a, t: (a - t).square().mean(), r"\(3,\), not \(\)"),
+    (lambda a, t: (a - t).square(), "dim=1 only"), (lambda a, t: 0.5, "not float"),
+    (lambda a, t: ((a - t).square().sum(1)).squeeze(), r"tensor \(1,\), not \(\)"),
+    (lambda a, t: (a - t).norm(dim=1) / a.norm(), "depends on the others"),
+    (lambda a, t: (a - t).norm(dim=1) * torch.rand(len(a)), "or on chance"),
+    (lambda a, t: (a - t).norm(dim=1) * torch.arange(1, len(a) + 1), "depends on the others"),
+    (lambda a, t: (a.detach() - t).norm(dim=1), "no gradient"),
+    (lambda a, t: (a * 0).sum(1) + 1, "zero or not finite"),
+    (lambda a, t: (a - t).norm(dim=1) / 0, "must be finite"),
+    (lambda a, t: -(a - t).norm(dim=1), "not below 0"),
+    (lambda a, t: (a - t.mul_(2)).norm(dim=1), "changes the target"),
+    (lambda a: a.sum(1), "fails on activations and target"), (lambda a, t: a @ t, "fails on")])
+def test_a_loss_that_is_none_is_refused(samples, small, loss, message):
+    with pytest.raises(ValueError, match=message):
+        generate(small, samples[:2], "2", steps=1, loss=loss)
+
+
+def test_a_run_is_resumed_with_the_loss_and_the_rule_that_it_was_begun_with(samples, small):
+    def scaled(scale):
+        return lambda a, t: scale * (a - t).norm(dim=1)
+
+    def rule(size):
+        def descent(images, gradient, loss, state, step, steps):
+            return images - size * gradient
+        return descent
+
+    options = {"steps": 4}
+    run = generate(small, samples[:2], "2", **options, loss=scaled(1), optimizer=rule(0.1), pause=2)
+    again = generate(small, samples[:2], "2", **options, loss=scaled(1), optimizer=rule(0.1),
+                     resume=run)
+    assert not again.interrupted
+    for changed in ({"loss": scaled(2)}, {"optimizer": rule(0.2)}, {"loss": as_published}):
+        arguments = {"loss": scaled(1), "optimizer": rule(0.1)} | changed
+        with pytest.raises(ValueError, match="these differ: .*code"):
+            generate(small, samples[:2], "2", **options, **arguments, resume=run)
+
+
+def test_counts_below_one_and_things_that_are_no_functions_are_refused(samples, small):
+    for change in ({"store_every": 0}, {"pause": 0}, {"callback": 3}):
+        with pytest.raises(ValueError, match="at least 1|is a function"):
+            generate(small, samples[:2], "2", **change)
+
+
+def test_the_bar_shows_the_loss_and_how_many_have_passed(samples, small, capsys):
+    run = generate(small, samples, "2", steps=10, progress=True,
+                   stop=null_distribution(small, "2", samples))
+    shown = capsys.readouterr().err
+    assert "10/10" in shown or "passed" in run.status and shown
+    assert f"median loss {run.loss[4].nanmedian():.3g}, " in shown and "of 20 passed" in shown

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ import torchvision
 from conftest import small_network
 from torch import nn
 
-from metalib import check_model, list_models, load_model, wrap_model, zoo
+from metalib import check_model, generate, list_models, load_model, wrap_model, zoo
+from metalib.models import wrap
 
 
 def test_a_stage_is_what_a_forward_hook_sees(small, samples):
@@ -207,25 +209,39 @@ class Infinite(nn.Module):
         return x / (x - 0.5).clamp_min(0)
 
 
+def with_layer(layer):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), layer(), nn.Flatten(), nn.Linear(4 * 30 * 30, 5))
+
+
+@pytest.mark.parametrize("layer", [Batchy, Noisy, Counting])
+def test_networks_in_which_images_are_not_by_themselves_are_refused(layer):
+    with pytest.raises(ValueError, match="broken: stage '1' gives an image other values alone"):
+        wrap_model(with_layer(layer), stages=["0", "1", "3"], name="broken")
+
+
+class Late(nn.Module):
+    """Noise for batches of more than two images, which tracing does not see."""
+
+    def forward(self, x):
+        return x + torch.rand_like(x) if len(x) > 2 else x
+
+
 @pytest.mark.parametrize("layer, message", [
-    (Batchy, "depend on the other images in the batch"), (Noisy, "other logits the second time"),
-    (Rounding, "gradient at the pixels is zero"), (Detaching, "gradient at the pixels is zero"),
-    (Counting, "keeps a state between calls"), (Rooting, "gradient at the pixels is not finite"),
-    (Infinite, "not finite for pixels")])
+    (Late, "other logits the second time"), (Rounding, "gradient at the pixels is zero"),
+    (Detaching, "gradient at the pixels is zero"),
+    (Rooting, "gradient at the pixels is not finite"), (Infinite, "not finite for pixels")])
 def test_models_that_do_not_conform_are_told_what_to_mend(layer, message):
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), layer(), nn.Flatten(), nn.Linear(4 * 30 * 30, 5))
-    model = wrap_model(network, stages=["0", "1", "3"], name="broken")
+    model = wrap_model(with_layer(layer), stages=["0", "1", "3"], name="broken")
     with pytest.raises(ValueError, match=f"(?s)broken does not conform.*{message}"):
         check_model(model)
 
 
-def test_training_mode_gradients_class_names_and_order_are_checked():
+def test_gradients_class_names_and_order_are_checked():
     model = wrap_model(small_network(), stages=["0", "5"], class_names=["a", "b"])
-    model.module[0].training = True
     model.module[0].weight.requires_grad_(True)
     model.stages = ("5", "0")
     with pytest.raises(ValueError, match=(
-            r"(?s)training mode.*ask for a gradient.*listed as 5, 0 but computed as 0, 5.*K = 2")):
+            r"(?s)ask for a gradient.*listed as 5, 0 but computed as 0, 5.*K = 2")):
         check_model(model)
 
 
@@ -320,3 +336,119 @@ def test_several_stages_are_read_in_one_pass(small, samples):
     assert seen and torch.equal(logits, small(samples.images)) and set(read) == {"2"}
     with pytest.raises(ValueError, match="its stages are 0, 1, 2, 3, 5"):
         small.read(samples.images, ["2", "4"])
+
+
+# --- What people bring ----------------------------------------------------------------------------
+
+def classifier(outputs=5, channels=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(channels, 4, 8, 8), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(64, outputs))
+
+
+PLAIN = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+
+
+def test_evaluation_mode_holds_whatever_is_done_to_the_network_outside(samples):
+    network = classifier()
+    model = wrap_model(network, **PLAIN)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    expected = [model(samples.images), *model.read(samples.images, model.stages)[0].values()]
+    network.train()
+    found = [model(samples.images), *model.read(samples.images, model.stages)[0].values()]
+    generate(model, samples.images[:2], model.stages[-1], steps=2)
+    check_model(model)
+    assert all(map(torch.equal, expected, found))
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert network[1].training  # its owner's choice is left alone
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_any_precision_are_computed_with_in_at_least_32_bits(samples, dtype):
+    network = classifier().to(dtype)
+    model = wrap_model(network, **PLAIN)
+    assert {weights.dtype for weights in network.parameters()} == {dtype}
+    expected = network.double().eval()((samples.images.double() - 0.5) / 0.25)
+    torch.testing.assert_close(model(samples.images), expected.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_undecided_network_gives_no_answer(samples):
+    network = classifier()
+    model = wrap_model(network, **PLAIN)
+    logits = torch.tensor([[1., 2, 2, 0, 0], [0, 0, 3, 1, 1], [1, 1, 1, 1, 1], [torch.nan] * 5])
+    assert model.answer_of(logits).tolist() == [-1, 2, -1, -1]
+    nn.init.zeros_(network[-1].weight)  # an untrained head, whose bias alone decides
+    assert (wrap_model(network, **PLAIN).answer(samples.images) == -1).all()
+    nn.init.zeros_(network[-1].bias)
+    assert (wrap_model(network, **PLAIN).answer(samples.images) == -1).all()
+
+
+def test_one_logit_answers_by_its_sign(samples):
+    model = wrap_model(classifier(1), class_names=["no", "yes"], **PLAIN)
+    assert torch.equal(model.answer(samples.images), (model(samples.images)[:, 0] > 0).long())
+    assert model.answer_of(torch.zeros(1, 1)) == -1
+    check_model(model)
+
+
+def test_a_network_of_grey_images_takes_them_and_the_luminance_of_colours(samples):
+    model = wrap_model(classifier(channels=1), mean=(0.5,), std=(0.25,), name="grey")
+    luminance = (samples.images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1)
+    torch.testing.assert_close(model(samples.images), model(luminance[:, None]))
+    assert model.input_shape == (1, 32, 32) and check_model(model) is model
+    metamers = generate(model, luminance[:2, None], model.stages[0], steps=3)
+    assert metamers.images.shape == (2, 1, 32, 32)
+    assert (metamers.loss[-1] < metamers.loss[0]).all()
+    with pytest.raises(ValueError, match=r"grey-scale images pass mean=\(m,\)"):
+        wrap_model(classifier(channels=1), **PLAIN)
+
+
+def test_images_may_be_taller_than_wide(samples):
+    network = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(32, 5))
+    model = wrap_model(network, input_size=(32, 16), **PLAIN)
+    assert model.input_size == (32, 16) and model.shapes["0"] == (4, 4, 2)
+    metamers = generate(check_model(model), samples.images[:2, :, :, :16], "0", steps=2)
+    assert metamers.images.shape == (2, 3, 32, 16)
+    with pytest.raises(ValueError, match=r"\(B, 3, 32, 16\).*size=\(32, 16\)"):
+        model(samples.images)
+
+
+def test_pixels_outside_the_range_are_taken_where_that_is_asked_for(small, samples):
+    images = samples.images * 1.2 - 0.1
+    seen = small.module[0]((images - 0.4) / 0.2).flatten(1)
+    torch.testing.assert_close(small.activations(images, "0", outside=True), seen)
+    assert small(images, outside=True).shape == (20, 10)
+    with pytest.raises(ValueError, match="finite and in"):
+        small.activations(images, "0")
+    with pytest.raises(ValueError, match="finite"):
+        small.activations(images / 0, "0", outside=True)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"mean": (123.7, 116.3, 103.5)}, "divide mean and std by 255"),
+    ({"std": (1, 0, 1)}, "positive"),
+    ({"mean": (0.5,), "std": (0.2,) * 3}, "of three colour channels, or of one"),
+    ({"mean": 0.5}, "one number for each channel"), ({"input_size": (32, 32, 3)}, "height, width"),
+    ({"stages": "0"}, r"stages is a list of names, such as \['0'\]"),
+    ({"output": "probabilities"}, "output='probabilities' is not in what the network returns")])
+def test_bad_arguments_of_wrap_model_are_told_at_once(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        wrap_model(classifier(), **arguments)
+
+
+def test_a_missing_normalisation_is_mentioned_once():
+    wrap._mention_normalisation.cache_clear()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            wrap_model(classifier())
+    assert len(said) == 1 and "neither mean nor std" in str(said[0].message)
+
+
+@pytest.mark.parametrize("network, message", [
+    (torch.jit.script(classifier()), "wrap the network that it was made of"),
+    (classifier().to("meta"), "meta device: load them first"),
+    (nn.Sequential(nn.LazyConv2d(4, 8, 8), nn.Flatten()), "run one batch of images through"),
+    (lambda images: images, "is not a torch.nn.Module")])
+def test_networks_that_cannot_be_wrapped_are_told_what_to_do(network, message):
+    with pytest.raises(ValueError, match=message):
+        wrap_model(network, name="theirs", **PLAIN)

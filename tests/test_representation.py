@@ -13,6 +13,7 @@ from scipy import stats
 from metalib import Responses, metrics, representation_test
 from metalib.evaluation import controls, permutations
 from metalib.evaluation.intervals import mean_interval, share_interval
+from metalib.evaluation.observers import noise_ceiling
 from metalib.evaluation.representation import SECOND_ORDER, verdict
 from metalib.evaluation.simulated import simulated_responses
 
@@ -360,6 +361,114 @@ def test_recordings_give_what_the_model_gives(small, samples, noisy):
     pd.testing.assert_frame_equal(model, recording, atol=1e-5, check_dtype=False)
     cells = ours.summary().set_index("observer")[["random_p", "identification_p", "cka_p"]]
     np.testing.assert_allclose(cells.loc["small"], cells.loc["recorded"])
+
+
+# --- Trials -------------------------------------------------------------------------------------
+
+def trials(k, others, noise, n=60, units=300, seed=0):
+    """Responses of a unit with a signal of variance 1 and noise of a variance, and the signal."""
+    random = np.random.default_rng(seed)
+    signal = random.standard_normal((n, units))
+    references, metamers = (
+        signal[:, None] + noise ** 0.5 * random.standard_normal((n, count, units))
+        for count in (k, others))
+    return Responses("unit", {"a": references}, {"a": metamers}), signal
+
+
+@pytest.mark.parametrize("k, others, noise", [(2, 2, 1.0), (4, 4, 3.0), (8, 2, 4.0), (6, 1, 1.0)])
+def test_the_ceiling_of_trials_is_what_signal_and_noise_let_expect(k, others, noise):
+    observer, _ = trials(k, others, noise)
+    summary = representation_test(observer, None, None, nulls="random", **QUICK).summary()
+    expected = ((1 + noise / k) * (1 + noise / others)) ** -0.5
+    assert summary.loc[0, "ceiling"] == pytest.approx(expected, rel=0.03)
+    # these metamers evoke what their references evoke: they keep all
+    assert summary.loc[0, "similarity"] == pytest.approx(summary.loc[0, "ceiling"], abs=0.02)
+    assert summary.loc[0, "random_kept"] == pytest.approx(1, abs=0.05)
+
+
+def test_the_ceiling_of_two_trials_is_the_split_half_and_of_more_cronbachs_alpha():
+    x = torch.randn(5, 4, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x += torch.randn(5, 1, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    centred = (x - x.mean(0)).numpy()
+    half = np.array([stats.pearsonr(*image[:2]).statistic for image in centred]).clip(0)
+    np.testing.assert_allclose(noise_ceiling(x[:, :2], x[:, :2].mean((0, 1)), 5),
+                               2 * half / (1 + half), atol=1e-9)
+    z = stats.zscore(centred, axis=2)  # alpha of standardised items, from its own formula
+    alpha = 4 / 3 * (1 - z.var(2).sum(1) / z.sum(1).var(1))
+    np.testing.assert_allclose(noise_ceiling(x, x.mean((0, 1)), 5), alpha.clip(0, 1))
+
+
+@pytest.mark.parametrize("n, k, noise", [(6, 2, 1.0), (40, 3, 2.0), (40, 5, 4.0)])
+def test_the_reliability_of_trials_is_unbiased(n, k, noise):
+    """Also of few images, whose centre has much of their noise."""
+    found = []
+    for seed in range(20):
+        x = torch.from_numpy(trials(k, 1, noise, n, seed=seed)[0].references["a"])
+        found.append(noise_ceiling(x, x.mean((0, 1)), n).mean())
+    assert np.mean(found) == pytest.approx(1 / (1 + noise / k), abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["references", "metamers", "natural", "perturbed"])
+def test_trials_are_tested_by_their_averages_and_missing_ones_are_nan(name):
+    random = np.random.default_rng(0)
+    shape = (12, 5, 3, 40) if name == "perturbed" else (12, 3, 40)
+    several = random.standard_normal(shape)
+    several[1, ..., 2, :] = several[4, ..., 1:, :] = np.nan
+    averages, counts = np.nanmean(several, -2), (~np.isnan(several[..., 0])).sum(-1)
+    assert counts.min() == 1
+    options = {"perturbed": {"a": random.standard_normal((12, 5, 40))},
+               "natural": {"a": random.standard_normal((6, 40))}}
+    tables = []
+    for values in (several, averages):
+        parts = {"references": responses().references, "metamers": responses().metamers, **options}
+        parts[name] = {"a": values}
+        tables.append(representation_test(
+            Responses("unit", **parts), None, None, nulls=["random", "distance"], **QUICK))
+    pd.testing.assert_frame_equal(*(table.drop(columns="ceiling") for table in tables))
+    assert tables[1]["ceiling"].isna().all()
+    assert tables[0]["ceiling"].notna().all() == (name == "references")
+
+
+def test_a_single_trial_has_no_ceiling_and_copies_are_one_before_trials():
+    observer = responses()
+    single = {"a": observer.references["a"][:, None]}
+    plain = representation_test(observer, None, None, nulls="random", **QUICK)
+    one = representation_test(Responses("unit", single, observer.metamers), None, None,
+                              nulls="random", **QUICK)
+    pd.testing.assert_frame_equal(plain, one)
+    assert one["ceiling"].isna().all()
+    several, _ = trials(3, 3, 1.0, n=12, units=40)
+    given = Responses("unit", several.references, several.metamers,
+                      copies={"a": several.references["a"].mean(1)[:, None]})
+    copied = representation_test(given, None, None, nulls="random", **QUICK)
+    np.testing.assert_allclose(copied["ceiling"], 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"metamers": {"a": np.zeros((11, 40))}}, "they are of 12 and 11 images"),
+    ({"metamers": {"a": np.zeros((12, 41))}}, "of 40 and 41 units"),
+    ({"metamers": {"b": np.zeros((12, 40))}}, "have the stages a, but metamers b"),
+    ({"natural": {"b": np.zeros((12, 40))}}, "unit, a: natural have no such stage, but b"),
+    ({"natural": {"a": np.zeros((9, 41))}}, "alike in D"),
+    ({"perturbed": {"a": np.zeros((12, 40))}}, "perturbed must be .n, m, D."),
+    ({"copies": {"a": np.zeros((12, 2, 3, 40))}}, "copies must be .n, m, D."),
+    ({"copies": {"a": np.zeros((11, 2, 40))}}, "of 12 and 11 images"),
+    ({"references": {"a": np.zeros(12)}}, "references must be .n, D., or with trials"),
+    ({"references": {"a": np.zeros((12, 0))}}, "not be empty"),
+    ({"references": {"a": np.full((12, 2, 40), np.nan)}}, "no trial of image 0"),
+    ({"references": {"a": np.where(np.eye(12, 80).reshape(12, 2, 40), np.nan, 1)}}, "not finite"),
+    ({"references": {"a": [["x"] * 40] * 12}}, "no array of numbers"),
+    ({"references": {"a": np.ones((12, 40), dtype=complex)}}, "complex"),
+    ({"references": np.zeros((12, 40))}, "dict from names of stages to arrays, .* not ndarray"),
+    ({"metamers": None}, "not NoneType")])
+def test_wrong_responses_are_told_before_anything_is_tested(change, message):
+    right = responses()
+    with pytest.raises(ValueError, match=message):
+        wrong = Responses(**{"name": "unit", "references": right.references,
+                             "metamers": right.metamers} | change)
+        # the first would fail only when it is tested
+        first = Responses("first", {"a": np.ones((1, 4))}, {"a": np.ones((1, 4))})
+        representation_test([first, wrong], None, None, nulls="random", **QUICK)
 
 
 def test_perturbations_lie_at_the_distance_of_the_metamer(samples, noisy):

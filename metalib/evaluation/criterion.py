@@ -9,6 +9,7 @@ One criterion serves the loop, which asks when an image is done, `judge`, and th
 """
 
 import functools
+import html
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -105,6 +106,22 @@ class NullDistribution:
         return NullDistribution({metric: values[index] for metric, values in self.values.items()},
                                 self.order[index], self.pairs, self.units, self.about)
 
+    def __repr__(self):
+        of = ", ".join(str(self.about[key]) for key in ("model", "stage") if key in self.about)
+        images = f" of {self.about['images']}" if "images" in self.about else ""
+        return (f"<null{f' of {of}' if of else ''}: {self.pairs:,} pairs{images}, "
+                f"{self.units:,} units, largest {_in_words(self.maximum)}>")
+
+    def _repr_html_(self) -> str:
+        small = self.quantile(1 - 1e-4)
+        rows = "".join(
+            f"<tr><th>{metric}</th><td>{self.maximum[metric]:.4g}</td>"
+            f"<td>{small[metric]:.4g}</td><td>{'yes' if metric in self.gates else 'no'}</td></tr>"
+            for metric in self.values)
+        return (f"<div><code>{html.escape(repr(self))}</code></div><table><tr><th></th>"
+                "<th>largest of all pairs</th><th>1 pair in 10,000</th><th>has to be reached</th>"
+                f"</tr>{rows}</table>")
+
     def describe(self) -> dict:
         """A plain dict for a record: what the null is of, and its thresholds."""
         return {**self.about, "pairs": self.pairs, "units": self.units, "maximum": self.maximum,
@@ -126,6 +143,13 @@ class Criterion:
     null: NullDistribution
     thresholds: dict[str, float]
     same_answer: bool = True
+
+    def __repr__(self):
+        of = ", ".join(str(self.null.about[key]) for key in ("model", "stage")
+                       if key in self.null.about)
+        answer = ", and the class of the reference" if self.same_answer else ""
+        return (f"<criterion {self.name!r}{f' of {of}' if of else ''}: at least "
+                f"{_in_words(self.thresholds)}{answer}>")
 
     def __and__(self, other: "Criterion") -> "Criterion":
         """The criterion that asks for what both ask for; they are of one null."""
@@ -214,6 +238,10 @@ def without_classes(null: NullDistribution) -> Criterion:
 CRITERIA = {"published": published, "quantile": quantile, "without_classes": without_classes}
 
 
+def _in_words(thresholds: dict[str, float]) -> str:
+    return ", ".join(f"{metric} {value:.4g}" for metric, value in thresholds.items())
+
+
 class Evoked:
     """What references evoke at a stage of a model, prepared to be compared with other images.
 
@@ -276,7 +304,8 @@ def judge(
         (20 log10), `class_match`, `passed` (see `Criterion`), `p_value` (the largest of those of
         the metrics that gate, so that it is small only if all are), `distance` and
         `distance_from_start` (root mean square over pixels in [0, 1], the second NaN where the
-        start is not known), `evaluations` (NaN where not known).
+        start is not known), `evaluations` (NaN where not known), and, where the metamers have
+        `files`, the `file` of the reference.
 
     Raises:
         ValueError: an unknown stage, a null of another model or stage, or images that the model
@@ -306,4 +335,6 @@ def judge(
     table["distance_from_start"] = (
         math.nan if start is None else metrics.rms_distance(images, start).double().numpy())
     table["evaluations"] = math.nan if evaluations is None else evaluations.numpy()
+    if files := getattr(metamers, "files", ()):
+        table["file"] = list(files)
     return table

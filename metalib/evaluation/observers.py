@@ -11,7 +11,7 @@ at one stage of it need.
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,12 +36,20 @@ class Responses:
     Each attribute but the name and the labels is a dict from names of stages (areas, layers, time
     windows) to arrays or tensors; D may differ between stages.
 
+    Responses may come trial by trial, as (n, trials, D); where images had different numbers of
+    trials, the missing ones are NaN in all units. Tests compare the averages over trials. The
+    ceiling is then the similarity that the averages of a reference and a metamer are expected to
+    have if both evoke the same, see `noise_ceiling`. `copies`, if given, are the ceiling instead.
+
     Attributes:
         name: of the observer.
-        references, metamers: (n, D).
-        natural: (M, D), responses to other natural images, which enlarge the nulls.
+        references, metamers: (n, D) or (n, trials, D).
+        natural: (M, D) or (M, trials, D), responses to other natural images, which enlarge the
+            nulls.
         natural_labels: (M,), their classes.
-        perturbed: (n, m, D), to m perturbations of each reference, for the null "distance".
+        perturbed: (n, m, D) or (n, m, trials, D), to m perturbations of each reference, for the
+            null "distance". They should have as many trials as the metamers, whose noise would
+            tell them apart otherwise.
         copies: (n, c, D), to c copies or repetitions of each reference, for the ceiling.
     """
 
@@ -57,6 +65,29 @@ class Responses:
     def stages(self) -> tuple[str, ...]:
         """The names of the stages."""
         return tuple(self.references)
+
+    def __post_init__(self):
+        for name in ("references", "metamers", "natural", "perturbed", "copies"):
+            by_stage = getattr(self, name)
+            if not isinstance(by_stage, Mapping) and not (
+                    by_stage is None and name not in ("references", "metamers")):
+                raise ValueError(f"{self.name}: {name} must be a dict from names of stages to "
+                                 f"arrays, such as {{'V4': array}}, not {type(by_stage).__name__}")
+
+    def __repr__(self):
+        def shape(stage: str) -> str:
+            sides = tuple(getattr(self.references[stage], "shape", ()))
+            trials = f"{sides[1]} trials x " if len(sides) > 2 else ""
+            return f"{stage} ({trials}{sides[-1]:,} units)" if sides else stage
+
+        stages = self.stages
+        shown = ", ".join(map(shape, stages[:3])) + (", ..." if len(stages) > 3 else "")
+        images = len(self.references[stages[0]]) if stages else 0
+        others = ", ".join(name for name in ("natural", "perturbed", "copies")
+                           if getattr(self, name))
+        return (f"<responses of {self.name} to {images} references and metamers"
+                f"{f', and {others}' if others else ''}: {len(stages)} "
+                f"stage{'' if len(stages) == 1 else 's'}, {shown}>")
 
 
 class Stimuli:
@@ -127,7 +158,8 @@ class Reading:
         natural_95: the similarity that one pair of natural images in 20 exceeds.
         spearman: (n,), of each metamer with its reference.
         to_perturbed: (n, m), similarity of each reference to its perturbations.
-        to_copies: (n, c), similarity of each reference to its copies.
+        to_copies: (n, c), similarity of each reference to its copies, or the `noise_ceiling` of
+            trials (c = 1).
         recognised: (n,), whether the observer gives a metamer the class of its reference.
     """
 
@@ -274,7 +306,7 @@ def _to_cache(file: TensorFile, activations: Tensor) -> None:
 def read_responses(
     responses: Responses, stages: Sequence[str], labels: np.ndarray | None, nulls: set[str],
 ) -> Iterator[tuple[str, Reading]]:
-    """Yield each stage with its `Reading`.
+    """Each stage with its `Reading`, after all of the responses have been checked.
 
     Args:
         responses, stages: what to read.
@@ -282,25 +314,124 @@ def read_responses(
         nulls: those that will be tested.
 
     Raises:
-        ValueError: responses that lack what a null needs, or differ in shape.
+        ValueError: responses that lack what a null needs, or do not fit together.
     """
     if nulls & {"noise", "blend"} or ("distance" in nulls and not responses.perturbed):
         raise ValueError(
             f"{responses.name} has no responses to perturbations: pass Responses(perturbed=...) "
             "for the null 'distance', or nulls=('random', 'same-class')")
+    if set(responses.references) != set(responses.metamers):
+        raise ValueError(
+            f"{responses.name}: references have the stages {', '.join(responses.references)}, but "
+            f"metamers {', '.join(responses.metamers)}; both need the same")
     for stage in stages:
-        yield stage, _recorded(responses, stage, labels)
+        _checked(responses, stage)
+    return ((stage, _recorded(responses, stage, labels)) for stage in stages)
+
+
+def noise_ceiling(
+    trials: Tensor, centre: Tensor, natural: int, others: Tensor | None = None,
+) -> np.ndarray:
+    """The similarity that averages over trials are expected to have if only noise differs.
+
+    The reliability of a single trial is the mean correlation r of an image's pairs of trials over
+    units. That of the average of k is k r / (1 + (k - 1) r), the formula of Spearman and Brown
+    (1910, doi:10.1111/j.2044-8295.1910.tb00206.x and tb00207.x): Cronbach's standardised alpha,
+    which stands for the mean of all split halves (1951, doi:10.1007/BF02310555), and with two
+    trials is the split half. Averages of different numbers of trials are expected to correlate by
+    the root of the product of theirs (Spearman 1904, doi:10.2307/1412159).
+
+    Args:
+        trials: (n, trials, D), responses to the references; a missing trial is NaN.
+        centre: (D,), the mean over natural images, of which the references are some.
+        natural: the number of these images.
+        others: (n,), the number of trials of the metamers; None if it is that of the references.
+
+    Returns:
+        (n,), between 0 and 1; r below 0 counts as 0. An image with a single trial has the mean r of
+        the others; NaN if no image has two.
+    """
+    there, trials = _there(trials)[..., None], trials.nan_to_num()  # missing ones add nothing
+    counts = there.sum((1, 2))
+    # the centre of each trial is of that trial, or else its noise would be common to all of them
+    noise = (trials - trials.sum(1, keepdim=True) / counts[:, None, None]) * there
+    rows = _directions(trials, centre + noise.sum(0) / natural)
+    pairs = rows.sum(1).square().sum(1) - rows.square().sum((1, 2))
+    single = pairs / (counts * (counts - 1))  # 0 / 0 is NaN
+    single = torch.where(counts > 1, single, single.nanmean()).clamp(0, 1)
+
+    def of_average(count: Tensor) -> Tensor:
+        return count * single / (1 + (count - 1) * single)
+
+    return (of_average(counts) * of_average(counts if others is None else others)).sqrt().numpy()
+
+
+def _checked(responses: Responses, stage: str) -> dict[str, Tensor]:
+    """The arrays of a stage as tensors, finite and of shapes that fit together."""
+    where = f"{responses.name}, {stage}"
+    arrays = {}
+    for name, fewest in (("references", 2), ("metamers", 2), ("natural", 2), ("perturbed", 3),
+                         ("copies", 3)):
+        if not (by_stage := getattr(responses, name)):
+            continue
+        if stage not in by_stage:
+            raise ValueError(f"{where}: {name} have no such stage, but {', '.join(by_stage)}; "
+                             "references have it")
+        arrays[name] = values = _array(by_stage[stage], f"{where}: {name}")
+        if values.ndim not in (fewest, fewest + (name != "copies")) or not values.numel():
+            shape = "(n, D)" if fewest == 2 else "(n, m, D)"
+            trials = "" if name == "copies" else ", or with trials before the units"
+            raise ValueError(f"{where}: {name} must be {shape}{trials}, and not be empty; "
+                             f"they are {tuple(values.shape)}")
+        _finite(_average(values, fewest, f"{where}: {name}"), where)
+    references = arrays["references"]
+    for name, values in arrays.items():
+        what = "alike in D" if name == "natural" else "(n, D) alike"
+        as_many = len(values) == len(references) or name == "natural"
+        if not as_many or values.shape[-1] != references.shape[-1]:
+            raise ValueError(
+                f"{where}: references and {name} must be {what}: they are of {len(references)} "
+                f"and {len(values)} images, and of {references.shape[-1]} and {values.shape[-1]} "
+                "units")
+    return arrays
+
+
+def _array(values: Any, what: str) -> Tensor:
+    """Numbers as a tensor on the CPU."""
+    try:
+        values = values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(
+            np.asarray(values))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} are no array of numbers: {error}") from error
+    if values.is_complex():
+        raise ValueError(f"{what} are complex; pass real and imaginary parts as units")
+    return values
+
+
+def _there(trials: Tensor) -> Tensor:
+    """Which of some trials (..., trials, D) there are, (..., trials)."""
+    return ~trials.isnan().all(-1)
+
+
+def _average(values: Tensor, fewest: int, what: str) -> Tensor:
+    """The average over trials, if there are any: values that have an axis more than `fewest`."""
+    if values.ndim == fewest:
+        return values
+    values = values.double()
+    there = _there(values)
+    if not there.any(-1).all():
+        image = int((~there.any(-1)).nonzero()[0, 0])
+        raise ValueError(f"{what} have no trial of image {image}: all are NaN")
+    total = values.masked_fill(~there[..., None], 0).sum(-2)
+    return total / there.sum(-1, keepdim=True)
 
 
 def _recorded(responses: Responses, stage: str, labels: np.ndarray | None) -> Reading:
     where = f"{responses.name}, {stage}"
-    names = ("references", "metamers", "natural", "perturbed", "copies")
-    arrays = {name: torch.as_tensor(np.asarray(by_stage[stage])) for name in names
-              if (by_stage := getattr(responses, name))}
+    given = _checked(responses, stage)
+    arrays = {name: _average(values, 3 if name in ("perturbed", "copies") else 2, where)
+              for name, values in given.items()}
     references, metamers = arrays["references"], arrays["metamers"]
-    if references.ndim != 2 or references.shape != metamers.shape:
-        raise ValueError(f"{where}: references and metamers must be (n, D) alike, not "
-                         f"{tuple(references.shape)} and {tuple(metamers.shape)}")
     natural = references
     if "natural" in arrays:
         natural = torch.cat([references, arrays["natural"].to(references.dtype)])
@@ -312,8 +443,12 @@ def _recorded(responses: Responses, stage: str, labels: np.ndarray | None) -> Re
     unit = _directions(references.float(), centre.float())
     for name in ("perturbed", "copies"):
         if name in arrays:
-            rows = _directions(_finite(arrays[name], where).float(), centre.float())
+            rows = _directions(arrays[name].float(), centre.float())
             setattr(reading, f"to_{name}", torch.einsum("nmd,nd->nm", rows, unit).numpy())
+    if "copies" not in arrays and given["references"].ndim == 3:
+        others = _there(given["metamers"]).sum(1) if given["metamers"].ndim == 3 else None
+        reading.to_copies = noise_ceiling(
+            given["references"].double(), centre, len(natural), others)[:, None]
     return reading
 
 

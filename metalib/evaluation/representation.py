@@ -114,8 +114,8 @@ def representation_test(
         2010, doi:10.2202/1544-6115.1585); `q_value`, corrected over images and stages;
         `spearman`; `rank` of the reference among all references, by similarity to the metamer;
         `ceiling`, the similarity to copies of the reference shifted by a pixel and compressed as
-        JPEG; `recognised`, whether the observer gives the metamer the class that it gives the
-        reference (None without a model).
+        JPEG (for Responses see there); `recognised`, whether the observer gives the metamer the
+        class that it gives the reference (None without a model).
 
         Its `summary()` has one row per observer and stage: means over images with intervals
         (`_low`, `_high`) of similarity and ceiling; `natural_95`, which one natural pair in 20
@@ -148,15 +148,16 @@ def representation_test(
         stimuli = Stimuli(references, metamers, natural, labels,
                           draws if set(nulls) & set(PERTURBED) else 0, seed)
     chance = Chance(permutations, resamples, level, seed)
-    tables, cells = [], []
-    for observer in observers:
+    tables, cells, read = [], [], {}
+    for observer in observers:  # all are checked before the first is tested
         chosen = _known_stages(observer, stages)
         if isinstance(observer, Model):
             assert stimuli is not None
-            readings = read_model(observer, stimuli, chosen, cache, batch_size)
+            read[observer.name] = read_model(observer, stimuli, chosen, cache, batch_size)
         else:
-            readings = read_responses(observer, chosen, labels, set(nulls))
-        table, rows = _test_observer(observer.name, readings, nulls, chance, correction)
+            read[observer.name] = read_responses(observer, chosen, labels, set(nulls))
+    for name, readings in read.items():
+        table, rows = _test_observer(name, readings, nulls, chance, correction)
         tables.append(table)
         cells += rows
     summary = pd.DataFrame(cells)

@@ -10,8 +10,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import CodeType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,11 +21,12 @@ from metalib.data import ImageSet, pixels
 from metalib.generation.combinations import COMBINATIONS
 from metalib.generation.compute import Compute, keep_freed_memory, process_rank
 from metalib.generation.metamers import Metamers
-from metalib.generation.objective import Member
+from metalib.generation.objective import Member, check_loss, relative_distance
 from metalib.generation.optimizers import LINE_SEARCHES, OPTIMIZERS
 from metalib.generation.priors import PRIORS
 from metalib.generation.starts import STARTS, start_images
 from metalib.models import Model
+from metalib.store import address_of
 from metalib.version import __version__
 
 
@@ -49,7 +52,8 @@ class Request:
         references, starts: (B, 3, H, W).
         members: all of them; `rank_members`: those of this rank.
         rule, combine, prior: functions with their options bound; `prior` may be None.
-        jitter, steps, seed, check_every, compute: as in `generate`.
+        loss: a function of activations (b, D) and target (b, D) that gives (b,).
+        jitter, steps, seed, check_every, store_every, compute: as in `generate`.
         device: where to compute; `bring`: whether the models are to be moved there.
         recipe: all of this as a plain dict.
     """
@@ -61,10 +65,12 @@ class Request:
     rule: Callable
     combine: Callable
     prior: Callable | None
+    loss: Callable[[Tensor, Tensor], Tensor]
     jitter: int
     steps: int
     seed: int
     check_every: int
+    store_every: int | None
     compute: Compute
     device: torch.device
     bring: bool
@@ -83,14 +89,20 @@ def checked(
     model_or_models: Any, images: ImageSet | Tensor, stage: Any, *, optimizer: Any, start: Any,
     prior: Any, jitter: int, steps: int, seed: int, stop: Any, check_every: int, combine: str,
     device: Any, compute: Compute, pause: int | None, resume: Metamers | None,
+    loss: Callable | None, store_every: int | None, callback: Callable | None,
 ) -> Request:
     """Check the arguments of `generate`, without moving or computing anything but the starts.
+
+    A loss that is given is tried on the activations of the first reference and its start.
 
     Raises:
         ValueError: as in `generate`.
     """
-    if min(steps, check_every, pause or 1) < 1:
-        raise ValueError("steps, check_every and pause must be at least 1")
+    if min(count for count in (steps, check_every, pause, store_every) if count is not None) < 1:
+        raise ValueError("steps, check_every, pause and store_every must be at least 1")
+    for name, function in (("loss", loss), ("callback", callback)):
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} is a function, see help(metalib.generate), not {function!r}")
     if not isinstance(compute, Compute):
         raise ValueError(f"compute is a Compute, such as Compute(batch_size=64), not {compute!r}")
     references = pixels(images)
@@ -117,17 +129,33 @@ def checked(
         "prior": penalty.name, "prior_options": penalty.options, "jitter": jitter,
         "steps": steps, "seed": seed,
         "stop": [member.criterion.describe() for member in members if member.criterion],
-        "check_every": check_every, "combine": combine, **dataclasses.asdict(compute),
+        "check_every": check_every, "store_every": store_every, "combine": combine,
+        "loss": _name_of(loss) if loss else None,
+        "code": {name: code_of(function) for name, function in (
+            ("optimizer", _split(optimizer)[0]), ("loss", loss)) if callable(function)} or None,
+        **dataclasses.asdict(compute),
         "device": str(device_used), "ranks": ranks,
         "versions": {"metalib": __version__, "torch": str(torch.__version__)},
     }
     if resume is not None:
         check_resumed(resume, recipe, references, starts)
+    bring = device is not None and not compute.sequential
+    if loss is not None:
+        for member in rank_members:
+            place = device_used if bring or compute.sequential else member.model.device
+            check_loss(loss, _name_of(loss), *_first_activations(member, place, starts, references))
     return Request(
         references, starts, members, rank_members, partial(rule.function, **rule.options),
         combination, partial(penalty.function, **penalty.options) if penalty.name else None,
-        jitter, steps, seed, check_every, compute, device_used,
-        device is not None and not compute.sequential, recipe)
+        loss or relative_distance, jitter, steps, seed, check_every, store_every, compute,
+        device_used, bring, recipe)
+
+
+def _first_activations(member: Member, device: torch.device, *images: Tensor) -> list[Tensor]:
+    """The activations (1, D) of the first of each of some sets of images, on a device."""
+    with torch.no_grad():
+        return [member.model.activations(some[:1].to(member.model.device), member.stage).to(device)
+                for some in images]
 
 
 def members_of(
@@ -212,9 +240,63 @@ def check_resumed(
                               ("start", starts, resume.starts)):
         if now.shape != before.shape or not torch.equal(now.cpu(), before):
             different.append(name)
+    if "code" in different:
+        different[different.index("code")] = "code (of a given loss or rule, or what it uses)"
     if different:
         raise ValueError("a run is resumed with the arguments that it was begun with; "
                          f"these differ: {', '.join(different)}")
+
+
+def code_of(function: Any) -> str:
+    """Hash of a function that a user gave, by which another of the same name is told apart.
+
+    It covers its code, its defaults and the values that it uses, but of the functions and classes
+    that it uses only their names.
+    """
+    if isinstance(function, partial):
+        return address_of(code_of(function.func), _plain([function.args, function.keywords]))
+    code = getattr(function, "__code__", None)
+    if code is None:  # an object that is called, or built in
+        call = getattr(type(function), "forward", type(function).__call__)
+        call = getattr(call, "__code__", None)
+        return address_of(_plain(function), _instructions(call) if call else [],
+                          _plain(getattr(function, "__dict__", {})))
+    around = inspect.getclosurevars(function)
+    return address_of(_instructions(code), _plain([
+        function.__defaults__, function.__kwdefaults__, dict(around.globals),
+        dict(around.nonlocals), getattr(getattr(function, "__self__", None), "__dict__", {})]))
+
+
+def _plain(value: Any) -> Any:
+    """A value as `address_of` takes it, without what differs from process to process."""
+    if isinstance(value, torch.nn.Module):
+        return [repr(value), _plain(dict(value.state_dict()))]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.tobytes().hex()]
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, (np.generic, complex, bytes, torch.dtype)):
+        return repr(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _instructions(code: CodeType) -> list:
+    """What a function does, with the functions inside it, without where it is written."""
+    return [code.co_code.hex(), code.co_names, [
+        _instructions(value) if isinstance(value, CodeType) else repr(value)
+        for value in code.co_consts]]
+
+
+def _name_of(function: Any) -> str:
+    if isinstance(function, partial):
+        return _name_of(function.func)
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _split(choice: Any) -> tuple[Any, dict]:

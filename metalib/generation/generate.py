@@ -6,6 +6,7 @@
 """
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -23,13 +24,13 @@ from metalib.generation.compute import (
     keep_freed_memory,
     process_rank,
 )
-from metalib.generation.loop import Record, optimise
-from metalib.generation.metamers import Metamers, Position
+from metalib.generation.loop import Record, optimise, stored_steps
+from metalib.generation.metamers import Metamers, Position, Progress
 from metalib.generation.objective import Agreement, Group, Objective, grouped, window_shifts
 from metalib.models import Model
 from metalib.progress import bar
 
-__all__ = ["PRECISIONS", "Metamers", "generate", "keep_freed_memory", "process_rank"]
+__all__ = ["PRECISIONS", "Metamers", "Progress", "generate", "keep_freed_memory", "process_rank"]
 
 
 @arguments.with_old_keywords
@@ -40,6 +41,8 @@ def generate(
     check_every: int = 5, combine: str = "worst", device: str | torch.device | None = None,
     compute: Compute = Compute(), progress: bool | None = None,  # noqa: B008, it is frozen
     pause: int | None = None, resume: Metamers | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None, store_every: int | None = None,
+    callback: Callable[[Progress], object] | None = None,
 ) -> Metamers:
     """Make metamers: change starting images until a stage's activations equal the references'.
 
@@ -91,14 +94,27 @@ def generate(
             from which `resume` goes on.
         resume: Metamers of the same call that was interrupted: images that were done are kept, the
             others go on.
+        loss: an objective of your own in place of the one above: a function of `activations` and
+            `target`, the reference's, both (b, D) with units in the order of `Model.activations`,
+            that gives (b,): the loss of each image by itself, 0 at a match and never below. It is
+            tried at the start. `Metamers.loss` is this loss then, and the prior is added to its
+            square. `stop` is not affected. The recipe has its name, and a hash of its code, which
+            `resume` compares.
+        store_every: keep the images after each so many evaluations, and after the last: see
+            `Metamers.history`. This takes S B 3 H W bytes, of one batch on the device and of all
+            on the CPU: 20 images of 224 x 224 pixels, 200 steps and `store_every=10` take 60 MB.
+        callback: a function that is called with a `Progress` (see there) at each check, thus every
+            `check_every` evaluations of a batch and after its last one. If it returns True,
+            the run ends as if interrupted, and can be resumed; so it does, with a warning, if it
+            raises an error. With several ranks each calls it, and an error is an error.
 
     Returns:
         Metamers, on the CPU. An interrupt (Ctrl-C) ends the loop and returns what is done so far.
 
     Raises:
         ValueError: unknown stage, optimizer, start or prior, jitter in a line search, a null of
-            another model or stage, images that a model cannot take, or `resume` of another call.
-            Nothing has been moved or computed then.
+            another model or stage, images that a model cannot take, a loss that is not one, or
+            `resume` of another call. Nothing has been moved or computed then, but for a loss.
 
     Example:
         >>> from metalib import generate, load_images, load_model
@@ -109,10 +125,11 @@ def generate(
     request = arguments.checked(
         model_or_models, images, stage, optimizer=optimizer, start=start, prior=prior,
         jitter=jitter, steps=steps, seed=seed, stop=stop, check_every=check_every,
-        combine=combine, device=device, compute=compute, pause=pause, resume=resume)
+        combine=combine, device=device, compute=compute, pause=pause, resume=resume, loss=loss,
+        store_every=store_every, callback=callback)
     request.bring_models()
     began = time.perf_counter()
-    records = _records(request, pause, resume, progress)
+    records = _records(request, pause, resume, progress, callback)
     parts = [records[first] for first in sorted(records)]
     return Metamers(
         images=to_8_bits(torch.cat([part.images for part in parts])),
@@ -123,37 +140,43 @@ def generate(
         status=tuple(status for part in parts for status in part.status),
         seconds=time.perf_counter() - began + (resume.seconds if resume is not None else 0),
         recipe=request.recipe,
+        frames=torch.cat([part.frames for part in parts], 1) if store_every else None,
+        history_steps=(torch.tensor(stored_steps(request.steps, store_every)) if store_every
+                       else None),
         unfinished={first: part.position for first, part in records.items()
-                    if part.position is not None})
+                    if part.position is not None},
+        files=images.files if isinstance(images, ImageSet) else ())
 
 
 def _records(
     request: Request, pause: int | None, resume: Metamers | None, progress: bool | None,
+    callback: Callable[[Progress], object] | None,
 ) -> dict[int, Record]:
     """The record of each batch, of all ranks, by the number of its first image."""
     rank, ranks = process_rank()
     alone = len(request.members) == 1
     groups = grouped(request.rank_members, request.jitter, request.compute,
-                     request.device if request.compute.sequential else None)
-    records, stopped = {}, False
+                     request.device if request.compute.sequential else None, request.loss)
+    records, stopped, watcher = {}, False, Watcher(request, callback)
     batches = torch.arange(len(request.references)).split(request.compute.batch_size)
     for number, rows in enumerate(batches):
         if alone and number % ranks != rank:
             continue  # another rank's
-        record = Record.of(resume, rows) if resume is not None else Record.begin(
-            request.starts[rows], request.steps, len(request.members))
+        record = (Record.of(resume, rows, request.store_every) if resume is not None
+                  else Record.begin(request.starts[rows], request.steps, len(request.members),
+                                    request.store_every))
         if record.interrupted and not stopped:
             with bar(request.steps, "metamers", progress if rank == 0 else False) as progress_bar:
                 record = _optimised(request, groups, record, rows, pause,
-                                    partial(_show, progress_bar, len(rows)))
-            stopped = record.interrupted
+                                    partial(watcher, progress_bar, rows))
+            stopped = record.interrupted or watcher.stopped
         records[int(rows[0])] = record
     return gathered(records) if alone and ranks > 1 else records
 
 
 def _optimised(
     request: Request, groups: Sequence[Group], record: Record, rows: Tensor, pause: int | None,
-    report: Callable[[Position], object],
+    report: Callable[[Position, Record], object],
 ) -> Record:
     """The record of a batch, continued from where it stands."""
     references, starts = (images[rows].to(request.device)
@@ -170,8 +193,51 @@ def _optimised(
         steps=request.steps, check_every=request.check_every, pause=pause, report=report)
 
 
-def _show(progress_bar: Any, count: int, position: Position) -> None:
-    """Let a progress bar show where a batch of `count` images stands."""
-    left = f"{len(position.rows)} of {count} images in progress"
-    progress_bar.set_postfix_str(left, refresh=False)
-    progress_bar.update(position.step - progress_bar.n)
+class Watcher:
+    """Shows where a batch stands, and tells the callback: on a GPU at checks, when it is read.
+
+    Args:
+        request: what is carried out.
+        callback: as in `generate`.
+
+    Attributes:
+        stopped: whether the callback has ended the run.
+    """
+
+    def __init__(self, request: Request, callback: Callable[[Progress], object] | None):
+        self.request, self.callback, self.stopped = request, callback, False
+
+    def __call__(self, progress_bar: Any, rows: Tensor, position: Position, record: Record) -> bool:
+        """Report on the batch of `rows`; whether the run is to end."""
+        step = position.step
+        if step % self.request.check_every == 0 or step == self.request.steps:
+            loss = record.loss[step - 1]
+            if not progress_bar.disable:
+                progress_bar.set_postfix_str(self._in_words(loss, record), refresh=False)
+            if self.callback is not None:
+                self.stopped = self._called(
+                    Progress(step, rows, to_8_bits(record.images), loss.clone()))
+        progress_bar.update(step - progress_bar.n)
+        return self.stopped
+
+    def _in_words(self, loss: Tensor, record: Record) -> str:
+        """The loss and, if there is a criterion, how many images have passed."""
+        words = f"median loss {loss.nanmedian().item():.3g}"
+        if self.request.recipe["stop"]:
+            words += f", {record.status.count('passed')} of {len(record.status)} passed"
+        return words
+
+    def _called(self, progress: Progress) -> bool:
+        """Whether the callback ends the run."""
+        assert self.callback is not None
+        try:
+            answer = self.callback(progress)
+            kind = str(getattr(answer, "dtype", type(answer).__name__))
+            return kind in ("bool", "torch.bool") and bool(answer)  # also of NumPy and torch
+        except Exception as error:  # the function of a user can raise anything
+            if process_rank()[1] > 1:
+                raise
+            warnings.warn(f"the callback failed ({type(error).__name__}: {error}), and the run "
+                          "ended as if it was interrupted: resume= goes on with it",
+                          RuntimeWarning, stacklevel=2)
+            return True

@@ -8,7 +8,7 @@ others. On a GPU nothing is read back between two checks.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class Record:
         images: (B, 3, H, W), as they were when they left the batch.
         loss, member_loss, evaluations, status: as in `Metamers`.
         position: of the images that are not done; None if all are, or none was begun.
+        frames, every: (S, B, 3, H, W) uint8, the images after each `every` evaluations and after
+            the last one; S is 0 without `store_every`.
     """
 
     images: Tensor
@@ -34,24 +36,34 @@ class Record:
     member_loss: Tensor
     evaluations: Tensor
     status: list[str]
-    position: Position | None = None
+    position: Position | None
+    frames: Tensor
+    every: int
 
     @classmethod
-    def begin(cls, starts: Tensor, steps: int, members: int) -> "Record":
+    def begin(
+        cls, starts: Tensor, steps: int, members: int, store_every: int | None = None,
+    ) -> "Record":
         """A batch of which nothing is done."""
-        count = len(starts)
+        count, stored = len(starts), len(stored_steps(steps, store_every))
+        first = _bytes(starts.cpu())
         return cls(starts.cpu(), torch.full((steps, count), float("nan")),
                    torch.full((steps, members, count), float("nan")),
-                   torch.zeros(count, dtype=torch.int64), ["interrupted"] * count)
+                   torch.zeros(count, dtype=torch.int64), ["interrupted"] * count, None,
+                   first.repeat(stored, *[1] * first.ndim), store_every or steps)
 
     @classmethod
-    def of(cls, metamers: Metamers, rows: Tensor) -> "Record":
+    def of(cls, metamers: Metamers, rows: Tensor, store_every: int | None = None) -> "Record":
         """The batch of some rows of a run that was interrupted."""
         if metamers.loss is None or metamers.member_loss is None or metamers.evaluations is None:
             raise ValueError("these metamers were made elsewhere and cannot be resumed")
+        steps = len(metamers.loss)
+        frames = metamers.images.new_zeros(0, len(metamers), dtype=torch.uint8)
         return cls(metamers.images[rows], metamers.loss[:, rows], metamers.member_loss[:, :, rows],
                    metamers.evaluations[rows], [metamers.status[row] for row in rows.tolist()],
-                   metamers.unfinished.get(int(rows[0])))
+                   metamers.unfinished.get(int(rows[0])),
+                   (frames if metamers.frames is None else metamers.frames)[:, rows],
+                   store_every or steps)
 
     @property
     def interrupted(self) -> bool:
@@ -61,8 +73,10 @@ class Record:
     def to(self, device: torch.device | str) -> "Record":
         """The same record on a device."""
         position = self.position and self.position.to(device, copy=True)
-        return Record(self.images.to(device), self.loss.to(device), self.member_loss.to(device),
-                      self.evaluations.to(device), list(self.status), position)
+        return replace(
+            self, images=self.images.to(device), loss=self.loss.to(device),
+            member_loss=self.member_loss.to(device), evaluations=self.evaluations.to(device),
+            status=list(self.status), position=position, frames=self.frames.to(device))
 
     def note(self, position: Position, found: Evaluation, finite: Tensor) -> None:
         """Write down what an evaluation found."""
@@ -71,11 +85,23 @@ class Record:
         used = torch.where(finite, position.step + 1, self.evaluations[position.rows])
         self.evaluations.index_copy_(0, position.rows, used)
 
+    def store(self, position: Position, steps: int) -> None:
+        """Keep the images for the history, if it is time."""
+        if len(self.frames) and (position.step % self.every == 0 or position.step == steps):
+            self.frames[(position.step - 1) // self.every].index_copy_(
+                0, position.rows, _bytes(position.images))
+
+    def _store_last(self, position: Position, rows: Tensor) -> None:
+        """From here on, the history shows images that go no further as they are now."""
+        if len(self.frames):
+            self.frames[position.step // self.every:, rows] = _bytes(self.images[rows])
+
     def leave(self, position: Position, done: Tensor) -> Position:
         """Keep all images as they are; those that are done leave."""
         self.images[position.rows] = position.images
         if not done.any():
             return position
+        self._store_last(position, position.rows[done])
         for row, finite in zip(position.rows[done].tolist(), position.finite[done].tolist()):
             self.status[row] = "passed" if finite else "non-finite"
         state = {name: value[~done] for name, value in position.state.items()}
@@ -86,6 +112,7 @@ class Record:
         """End after the last step, or note where to go on."""
         if position.step < steps and len(position.rows):
             self.images[position.rows] = position.images
+            self._store_last(position, position.rows)
             self.loss[position.step:, position.rows] = float("nan")
             self.member_loss[position.step:, :, position.rows] = float("nan")
             self.evaluations[position.rows[position.finite]] = position.step
@@ -96,10 +123,20 @@ class Record:
             self.position = None
 
 
+def stored_steps(steps: int, every: int | None) -> list[int]:
+    """After which evaluations the history keeps the images; none without `every`."""
+    return [*range(every, steps, every), steps] if every else []
+
+
+def _bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] as the uint8 that an 8-bit file would hold."""
+    return (images * 255).round().to(torch.uint8)
+
+
 def optimise(
     record: Record, starts: Tensor, objective: Objective, rule: Callable, passed: Agreement, *,
     steps: int, check_every: int, pause: int | None = None,
-    report: Callable[[Position], object] = lambda _position: None,
+    report: Callable[[Position, Record], object] = lambda _position, _record: None,
 ) -> Record:
     """Optimise a batch until all of its images are done, or a pause or an interrupt (Ctrl-C).
 
@@ -109,7 +146,8 @@ def optimise(
         objective, passed: what is lowered, and which images are done.
         rule: an update rule, see `metalib.generation.optimizers`.
         steps, check_every, pause: as in `generate`.
-        report: is called with the position after each step.
+        report: is called with the position and the record after each step; what is true ends the
+            run, as an interrupt does.
 
     Returns:
         Record, on the CPU.
@@ -122,7 +160,9 @@ def optimise(
     try:
         while len(position.rows) and position.step < until:
             position = advance(position, record, objective, rule, passed, steps, check_every)
-            report(position)  # it changes as a whole, so that an interrupt never falls in between
+            # it changes as a whole, so that an interrupt never falls in between
+            if report(position, record):
+                break
     except KeyboardInterrupt:
         if process_rank()[1] > 1:
             raise  # the other ranks would wait for this one
@@ -143,6 +183,7 @@ def advance(
     images = torch.where(finite.view(-1, 1, 1, 1), images.clamp(0, 1), position.images)
     record.note(position, found, finite)
     position = Position(position.step + 1, images, state, position.rows, finite)
+    record.store(position, steps)
     if position.step % check_every and position.step < steps:
         return position
     done = ~position.finite

@@ -66,6 +66,15 @@ class Evaluation(NamedTuple):
     gradient: Tensor
 
 
+def relative_distance(activations: Tensor, target: Tensor) -> Tensor:
+    """The loss (b,) unless another is given: the norm of the difference, by that of the target.
+
+    Feather et al. 2023, doi:10.1038/s41593-023-01442-0, Methods. Both are (b, D).
+    """
+    difference = torch.linalg.vector_norm(activations - target, dim=1)
+    return difference / torch.linalg.vector_norm(target, dim=1)
+
+
 class Objective:
     """The objective of one batch of images.
 
@@ -147,15 +156,20 @@ class Group:
         jitter: the largest shift, in pixels.
         compute: how.
         device: where to bring a model while it is evaluated; None leaves it where it is.
+        loss: a function of activations (b, D) and target (b, D) that gives (b,).
     """
 
     def __init__(
         self, members: Sequence[Member], jitter: int, compute: Compute,
-        device: torch.device | None,
+        device: torch.device | None, loss: Callable[[Tensor, Tensor], Tensor] = relative_distance,
     ):
-        self.members, self.compute, self.jitter = members, compute, jitter
+        self.members, self.compute, self.jitter, self.loss = members, compute, jitter, loss
         self.model, self.stage = members[0].model, members[0].stage
         several = len(members) > 1
+        channels_last = self.model.memory_format == torch.channels_last and not several
+        # the default does not tell units apart, and is spared the copy
+        self.reordered = (channels_last and len(self.model.shapes[self.stage]) == 3
+                          and loss is not relative_distance)
         self.network = Stacked([member.model for member in members]) if several else self.model
         self.visited = functools.partial(self.model.visiting, device)
         self.evaluate = Graphed(self._evaluate) if compute.cuda_graphs else self._evaluate
@@ -166,8 +180,16 @@ class Group:
         with torch.no_grad(), self.visited() as device, self.compute.arithmetic(device):
             copies = references.to(device).repeat(each, 1, 1, 1)
             shown = self.compute.filled(self.model.shapes[self.stage], copies)
-            goal = self.network.unchecked_activations(shown, self.stage)[:each * count]
+            goal = self._activations(shown, False)[:each * count]
         return goal.unflatten(0, (each, count)).transpose(0, 1)
+
+    def _activations(self, images: Tensor, identity_relu: bool) -> Tensor:
+        """Activations (b, D); for a loss that is given, in the order of `Model.activations`."""
+        found = self.network.unchecked_activations(images, self.stage, identity_relu)
+        if not self.reordered:
+            return found
+        channels, height, width = self.model.shapes[self.stage]
+        return found.unflatten(1, (height, width, channels)).movedim(-1, 1).flatten(1)
 
     def _evaluate(self, images: Tensor, target: Tensor, shift: Tensor | None = None):
         """Losses (b, n) and gradients (b, n, 3, H, W) of images (b, 3, H, W).
@@ -182,27 +204,72 @@ class Group:
             if shift is not None:
                 shown = _shifted(pixels, shift.repeat(each, 1), self.jitter)
             shown = self.compute.filled(self.model.shapes[self.stage], shown)
-            activations = self.network.unchecked_activations(
-                shown, self.stage, self.compute.identity_relu)
+            activations = self._activations(shown, self.compute.identity_relu)
             if len(activations) > len(pixels):  # a slice of all rows would cost a copy going back
                 activations = activations[:len(pixels)]
-            target = target.transpose(0, 1).flatten(0, 1)
-            difference = torch.linalg.vector_norm(activations - target, dim=1)
-            loss = difference / torch.linalg.vector_norm(target, dim=1)
-            gradient, = torch.autograd.grad(loss.sum(), pixels)
+            loss = self.loss(activations, target.transpose(0, 1).flatten(0, 1)).float()
+            gradient = self._gradient(loss.sum(), pixels)
         gradient = gradient.contiguous()  # one layout, so that rules round alike in every batch
         return (loss.detach().unflatten(0, (each, -1)).T,
                 gradient.unflatten(0, (each, -1)).transpose(0, 1))
 
+    def _gradient(self, loss: Tensor, pixels: Tensor) -> Tensor:
+        found = (torch.autograd.grad(loss, pixels, allow_unused=True)[0] if loss.requires_grad
+                 else None)
+        if found is None:
+            raise ValueError(f"{self.model.name}, {self.stage}: no gradient reaches the pixels; "
+                             "check_model(model) says what to mend")
+        return found
+
 
 def grouped(
     members: Sequence[Member], jitter: int, compute: Compute, device: torch.device | None,
+    loss: Callable[[Tensor, Tensor], Tensor] = relative_distance,
 ) -> list[Group]:
     """Members as groups: each by itself or, with `compute.stacked`, all that are alike together."""
     kinds = [[k] for k in range(len(members))]
     if compute.stacked:
         kinds = alike([(member.model, member.stage) for member in members])
-    return [Group([members[k] for k in kind], jitter, compute, device) for kind in kinds]
+    return [Group([members[k] for k in kind], jitter, compute, device, loss) for kind in kinds]
+
+
+def check_loss(loss: Callable, name: str, activations: Tensor, target: Tensor) -> None:
+    """Raise a ValueError that says what is wrong with a loss, if something is.
+
+    It is tried on three rows, together and one by one.
+
+    Args:
+        loss, name: the function, and what to call it.
+        activations, target: (1, D), of a starting image and of its reference.
+    """
+    target = torch.cat([target, target, 1.5 * target])
+    rows = torch.cat([activations, (activations + target[:1]) / 2, activations])
+    rows, given = rows.requires_grad_(), target.clone()
+    try:
+        together = loss(rows * 1, target)
+        alone = [loss(rows[k:k + 1] * 1, target[k:k + 1]) for k in range(3)]
+    except Exception as error:  # the function of a user can raise anything
+        raise ValueError(f"the loss {name!r} fails on activations and target of the shape "
+                         f"{tuple(rows.shape)}: {type(error).__name__}: {error}") from error
+    for value, count in ((together, 3), *((value, 1) for value in alone)):
+        if not isinstance(value, Tensor) or value.shape != (count,) or value.is_complex():
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the loss {name!r} must give a number for each of {count} images, a "
+                             f"tensor ({count},), not {shape}: take sums and means over dim=1 only")
+    if not torch.equal(given, target):
+        raise ValueError(f"the loss {name!r} changes the target in place; let it work on a copy")
+    if not torch.allclose(together, torch.cat(alone), rtol=1e-3, atol=1e-6, equal_nan=True):
+        raise ValueError(f"the loss {name!r} of an image depends on the others in the batch or on "
+                         "chance: it must be computed row by row")
+    if not together.requires_grad:
+        raise ValueError(f"the loss {name!r} has no gradient with respect to the activations")
+    gradient, = torch.autograd.grad(together.sum(), rows, allow_unused=True)
+    if not (together.isfinite().all() and (together >= 0).all()):
+        raise ValueError(f"the loss {name!r} must be finite and not below 0, which stands for a "
+                         f"match, but is {together.min().item():.3g} for the first image")
+    if gradient is None or not (gradient.isfinite().all() and gradient.any()):
+        raise ValueError(f"the gradient of the loss {name!r} is zero or not finite for the first "
+                         "image")
 
 
 def window_shifts(references: Tensor, jitter: int, steps: int, seed: int) -> Tensor:

@@ -79,6 +79,6 @@ def alike(models_and_stages: Iterable[tuple[Model, str]]) -> list[list[int]]:
     kinds: dict[tuple, list[int]] = {}
     for index, (model, stage) in enumerate(models_and_stages):
         shapes = tuple((key, value.shape, value.dtype)
-                       for key, value in model.state_dict().items())
+                       for key, value in [*model.named_parameters(), *model.named_buffers()])
         kinds.setdefault((str(model.device), stage, repr(model.module), shapes), []).append(index)
     return list(kinds.values())

@@ -1,6 +1,6 @@
 """Networks with named stages: found by name or wrapped, read at a stage, checked."""
 
-from metalib.models.model import Model, wrap_model
+from metalib.models.model import Model
 from metalib.models.registry import (
     SOURCES,
     Source,
@@ -9,6 +9,7 @@ from metalib.models.registry import (
     load_model,
     missing_files,
 )
+from metalib.models.wrap import wrap_model
 
 from metalib.models import public, zoo  # isort: skip  (each puts its models into SOURCES)
 

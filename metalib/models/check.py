@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metalib.models.model import Model
-from metalib.models.stages import trace
+from metalib.models.stages import evaluating, trace
 
 
 def check_model(
@@ -16,7 +16,7 @@ def check_model(
 ) -> Model:
     """Check that a model conforms to all that generation and judgement take for granted.
 
-    - The network is in evaluation mode and its weights are frozen.
+    - Its weights are frozen.
     - Stages are unique and in the order of execution.
     - The same images give the same answer twice, and an image's activations do not depend on the
       others in the batch. Stopping at a stage gives what a whole forward pass gives.
@@ -43,10 +43,10 @@ def check_model(
         >>> check_model(load_model("zoo/vgg-standard-0")).name
         'zoo/vgg-standard-0'
     """
-    side, device = model.input_size, model.device
+    device = model.device
     generator = torch.Generator().manual_seed(seed)
-    images = torch.rand(batch_size, 3, side, side, generator=generator).to(device)
-    images[0] *= torch.linspace(0, 1, side, device=device)
+    images = torch.rand(batch_size, *model.input_shape, generator=generator).to(device)
+    images[0] *= torch.linspace(0, 1, images.shape[-1], device=device)
 
     problems = _network_problems(model, images)
     logits = _quietly(model, images)
@@ -78,13 +78,12 @@ def _alike(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 def _network_problems(model: Model, images: Tensor) -> list[str]:
     problems = []
-    if any(module.training for module in model.module.modules()):
-        problems.append("some submodules are in training mode, so that dropout or batch "
-                        "statistics are active: call model.module.eval()")
     if any(parameter.requires_grad for parameter in model.module.parameters()):
         problems.append("some weights ask for a gradient, which costs time and memory: "
                         "call model.requires_grad_(False)")
-    order, _, _ = trace(model.module, model.stages, model.normalised(images[:1]), model.name)
+    with evaluating(model.module):
+        found, _, _ = trace(model.module, model.stages, model.normalised(images[:2]), model.name)
+    order = tuple(found)
     if order != tuple(model.stages):
         problems.append(f"stages are listed as {', '.join(model.stages)} but computed as "
                         f"{', '.join(order)}: wrap the module again")
@@ -95,7 +94,9 @@ def _logits_problems(
     model: Model, images: Tensor, logits: Tensor, tolerance: float,
 ) -> list[str]:
     problems = []
-    if logits.ndim != 2 or (model.class_names and logits.shape[1] != len(model.class_names)):
+    if model.has_classes and (
+            logits.ndim != 2 or model.class_names
+            and logits.shape[1] not in (len(model.class_names), len(model.class_names) - 1)):
         problems.append(
             f"logits have the shape {tuple(logits.shape)}, not (B, K) with "
             f"K = {len(model.class_names) or 'classes'}: wrap a module that returns logits only, "
@@ -144,7 +145,13 @@ def _gradient_problems(model: Model, images: Tensor, stage: str) -> list[str]:
                 "remove torch.no_grad, detach or conversions to numpy"]
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(activations.shape, generator=generator).to(activations.device)
-    gradient, = torch.autograd.grad((activations * direction).sum(), pixels)
+    try:
+        gradient, = torch.autograd.grad((activations * direction).sum(), pixels, allow_unused=True)
+    except RuntimeError as error:
+        return [f"{stage}: the backward pass fails ({str(error).splitlines()[0]})"]
+    if gradient is None:
+        return [f"{stage}: no gradient reaches the pixels: take the network before it was "
+                "quantised, and no custom operator without a backward pass"]
     if not gradient.isfinite().all():
         return [f"{stage}: the gradient at the pixels is not finite: "
                 "look for square roots or logarithms of 0"]

@@ -1,6 +1,5 @@
 """Frozen networks with named stages: pixels in [0, 1] in, logits or the activations of a stage out.
 
-    model = wrap_model(module, stages=["layer1", "fc"], mean=..., std=..., input_size=224)
     model.activations(images, "layer1")           # (B, D); layers after layer1 are not run
     model.read(images, ["layer1", "fc"])          # several stages in one pass
 """
@@ -12,13 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalib.models.stages import LastReLU, StageReached, hooked, trace
+from metalib.data import check_range
+from metalib.models.default_stages import default_stages
+from metalib.models.outputs import Layout, layout_of, may_be_logits, picked, tensor_of
+from metalib.models.stages import LastReLU, StageReached, evaluating, hooked, trace
+from metalib.pictures import luminance
 
 
 class Model(nn.Module):
-    """A frozen network in evaluation mode, with its input normalisation inside.
+    """A frozen network, with its input normalisation inside. Made by `load_model` or `wrap_model`.
 
-    Made by `load_model` or `wrap_model`.
+    It is in evaluation mode in every pass, whatever is done to the network outside.
 
     Attributes:
         name: the model's name in tables and figures.
@@ -26,7 +29,10 @@ class Model(nn.Module):
         shapes: for each stage, the shape of one image's activations, for example (64, 16, 16).
         relu_stages: for each stage whose output is that of a ReLU, the number of that ReLU,
             counted from 1.
-        input_size: side of the square input images, in pixels.
+        input_size: side of the square input images, in pixels, or their (height, width).
+        input_shape: (channels, height, width) of the images that the network takes. A network of
+            grey-scale images takes colour images, too, as their luminance.
+        has_classes: whether the network classifies, by logits (B, K).
         class_names: names of the classes, possibly empty.
         coarse_names: names of the coarse classes, if the model answers with such; for ImageNet,
             sixteen.
@@ -38,26 +44,41 @@ class Model(nn.Module):
     _coarse: Tensor
 
     def __init__(
-        self, module: nn.Module, *, stages, mean, std, input_size, class_names, coarse, name, card,
-        channels_last,
+        self, module: nn.Module, *, stages, mean, std, sides, dtype, class_names, coarse, name,
+        card, channels_last, classes, output,
     ):
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.module = module.to(memory_format=self.memory_format)
         self.name: str = name
-        self.input_size: int = input_size
+        self.dtype: torch.dtype = dtype  # of the network's numbers
+        self.input_shape: tuple[int, int, int] = (len(mean), *sides)
+        self.input_size: Any = sides[0] if sides[0] == sides[1] else tuple(sides)
         self.class_names: tuple[str, ...] = tuple(class_names)
         self.coarse_names: tuple[str, ...] = tuple(coarse or ())
         self.card: dict = card or {}
+        self._output = output
+        device = next((tensor.device for tensor in module.parameters()), None)
         for key, values in (("mean", mean), ("std", std)):
-            self.register_buffer(key, torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1))
+            self.register_buffer(
+                key, torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1))
         self.eval().requires_grad_(False)
-        _check_weights(module, name)
-        grey = torch.full((1, 3, input_size, input_size), 0.5)
-        self.stages, self.shapes, self.relu_stages = trace(
-            module, stages, self.normalised(grey), name)
-        members = _membership(coarse, self(grey).shape[1], name) if coarse else torch.empty(0)
-        self.register_buffer("_coarse", members)
+        probes = self.normalised(_probes(self.input_shape).to(self.device))
+        default = stages is None
+        if default:
+            stages = default_stages(module, probes[:1], name=name, end_of=self._end)
+        self._stages, returned, alone = trace(module, stages, probes, name, lenient=default)
+        self.stages: tuple[str, ...] = tuple(self._stages)
+        self.shapes = {key: stage.shape for key, stage in self._stages.items()}
+        self.relu_stages = {key: stage.relu for key, stage in self._stages.items() if stage.relu}
+        self._end_layout = self._layout_of_end(returned, alone)
+        logits = self._end_layout.rows(self._end(returned))
+        may_classify = logits.ndim == 2 and may_be_logits(picked(returned, output))
+        self.has_classes: bool = may_classify if classes is None else classes
+        self._check_classes(logits)
+        self._blind = self.has_classes and self._sees_nothing(logits)
+        members = _membership(coarse, logits.shape[1], name) if coarse else torch.empty(0)
+        self.register_buffer("_coarse", members.to(self.device))
 
     def train(self, mode: bool = True) -> "Model":
         """Stay in evaluation mode, whatever is asked."""
@@ -68,15 +89,21 @@ class Model(nn.Module):
         """The device that the model is on."""
         return self.mean.device
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *, outside: bool = False) -> Tensor:
         """Logits (B, K), float32, of images (B, 3, H, W) in [0, 1].
+
+        Of a network without classes, whatever it returns, (B, ...).
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            outside: take finite pixels outside [0, 1], too, as they are.
 
         Raises:
             ValueError: images of another shape, or with values that are not finite or outside
                 [0, 1].
         """
-        self.check_images(images)
-        return self.module(self.normalised(images)).float()
+        self.check_images(images, outside=outside)
+        return self._logits(self._pass(self.normalised(images)))
 
     def coarse(self, logits: Tensor) -> Tensor:
         """The coarse class (B,) of logits (B, K): that of the largest logit among its members.
@@ -90,36 +117,66 @@ class Model(nn.Module):
         if not self.coarse_names:
             raise ValueError(f"{self.name} has no coarse classes; pass "
                              "coarse={name: class indices} to wrap_model")
-        return self._coarse[logits.masked_fill(self._coarse < 0, -torch.inf).argmax(1)]
+        return self._coarse[self._among_coarse(logits).argmax(1)]
+
+    def _among_coarse(self, logits: Tensor) -> Tensor:
+        """Logits (B, K) without those of classes that belong to no coarse one."""
+        return logits.masked_fill(self._coarse < 0, -torch.inf)
 
     def answer(self, images: Tensor) -> Tensor:
         """The class (B,) that the model gives to images, by which the criterion compares.
 
-        A coarse class where the model has such, otherwise a class.
+        A coarse class where the model has such, otherwise a class; -1 where it gives none, since
+        several logits are the largest or logits do not depend on the image. A single logit says
+        by its sign which of two classes.
+
+        Raises:
+            ValueError: a network without classes.
         """
+        self.check_classes()
         return self.answer_of(self(images))
 
     def answer_of(self, logits: Tensor) -> Tensor:
         """The answer (B,) that logits (B, K) stand for, as in `answer`."""
-        return self.coarse(logits) if self.coarse_names else logits.argmax(1)
+        self.check_classes()
+        if logits.shape[1] == 1:
+            logits = torch.cat([-logits, logits], 1)
+        if self.coarse_names:
+            logits = self._among_coarse(logits)
+        undecided = (logits == logits.amax(1, keepdim=True)).sum(1) != 1
+        answers = logits.argmax(1)
+        answers = self._coarse[answers] if self.coarse_names else answers
+        return answers.masked_fill(undecided | self._blind, -1)
+
+    def check_classes(self) -> None:
+        """Raise a ValueError that says what to do if the network has no classes."""
+        if not self.has_classes:
+            raise ValueError(
+                f"{self.name} has no classes, so that it gives no answers: judge by "
+                "metalib.evaluation.criterion.without_classes(null), or pass output= or "
+                "classes=True to wrap_model if it classifies")
 
     def coarse_of(self, labels: Tensor) -> Tensor:
         """The coarse class (B,) of classes (B,); -1 for a class in none, and for -1."""
         members = self._coarse.to(labels.device)[labels.clamp_min(0)]
         return torch.where(labels < 0, -1, members)
 
-    def activations(self, images: Tensor, stage: str) -> Tensor:
+    def activations(self, images: Tensor, stage: str, *, outside: bool = False) -> Tensor:
         """Flattened activations (B, D), float32, of a stage. Layers after the stage are not run.
+
+        Of complex numbers both parts are units.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
             stage: one of `stages`.
+            outside: take finite pixels outside [0, 1], too, as they are: other programs optimise
+                images without bounds.
 
         Raises:
             ValueError: unknown stage, or images that the model cannot take (as in calling it).
         """
         self.check_stage(stage)
-        self.check_images(images)
+        self.check_images(images, outside=outside)
         return self.reach(self.normalised(images), stage).flatten(1).float()
 
     def read(
@@ -134,7 +191,7 @@ class Model(nn.Module):
 
         Returns:
             The activations (B, D) by stage, float32, copies that later layers cannot change;
-            and the logits (B, K), float32, or None.
+            and the logits (B, K), float32, or None (as in calling the model).
 
         Raises:
             ValueError: no or unknown stages, or images that the model cannot take.
@@ -145,8 +202,9 @@ class Model(nn.Module):
         last = None if logits else max(stages, key=self.stages.index)
         found = {}
 
-        def keep(stage: str, output: Tensor) -> None:
-            found[stage] = output.flatten(1).to(torch.float32, copy=True)
+        def keep(stage: str, output: Any) -> None:
+            rows = self._rows(stage, output, len(images))
+            found[stage] = rows.flatten(1).to(torch.float32, copy=True)
             if stage == last:
                 raise StageReached(output)
 
@@ -155,9 +213,13 @@ class Model(nn.Module):
                 hooks.enter_context(hooked(
                     self.module, stage, lambda output, stage=stage: keep(stage, output)))
             try:
-                end = self.module(self.normalised(images)).float()
+                output = self._pass(self.normalised(images))
+                end = self._logits(output) if logits else None
             except StageReached:
                 end = None
+        for stage in stages:
+            if stage not in found:
+                raise self._not_reached(stage)
         return {stage: found[stage] for stage in stages}, end
 
     def unchecked_activations(
@@ -191,10 +253,64 @@ class Model(nn.Module):
         relu = LastReLU(number, _identity_relu) if number else contextlib.nullcontext()
         with relu, hooked(self.module, stage, leave):
             try:
-                output = self.module(inputs)
+                self._pass(inputs)
             except StageReached as reached:
-                output = reached.output
-        return output
+                return self._rows(stage, reached.output, len(inputs))
+        raise self._not_reached(stage)
+
+    def _rows(self, stage: str, output: Any, count: int) -> Tensor:
+        """What a stage's submodule returned, as a tensor with a row for each of `count` images."""
+        rows = self._stages[stage].rows(output)
+        if len(rows) != count:
+            raise ValueError(f"{self.name}: stage {stage!r} gives {len(rows)} rows for {count} "
+                             "images: a network that cuts its batch into pieces has no stages "
+                             "inside them")
+        return rows
+
+    def _pass(self, inputs: Tensor) -> Any:
+        """What the network returns."""
+        with evaluating(self.module):
+            return self.module(inputs)
+
+    def _end(self, output: Any) -> Tensor:
+        """The tensor at the end of the network, of what it returns."""
+        try:
+            return tensor_of(picked(output, self._output))
+        except ValueError as error:
+            raise ValueError(f"{self.name} {error}; pass output= to wrap_model: a key, a number, "
+                             "or a function of what it returns") from error
+
+    def _logits(self, output: Any) -> Tensor:
+        return self._end_layout.rows(self._end(output)).float()
+
+    def _layout_of_end(self, pair: Any, single: Any) -> Layout:
+        try:
+            return layout_of(self._end(pair), self._end(single))
+        except ValueError as error:
+            raise ValueError(f"{self.name}: what the network returns {error}") from error
+
+    def _check_classes(self, logits: Tensor) -> None:
+        """Raise a ValueError unless what is said of classes fits the logits (2, K)."""
+        if not self.has_classes and (self.class_names or self.coarse_names):
+            raise ValueError(f"{self.name} returns {tuple(logits.shape[1:])} numbers for an image, "
+                             "no logits of classes: leave class_names and coarse out, or pass "
+                             "output= to say where its logits are")
+        if self.has_classes and logits.ndim != 2:
+            raise ValueError(f"{self.name} returns {tuple(logits.shape[1:])} numbers for an image, "
+                             "and a classifier one for each class: pass classes=False or output=")
+
+    def _sees_nothing(self, logits: Tensor) -> bool:
+        """Whether logits (2, K) are the same for all images, as those of an untrained head."""
+        if not torch.equal(*logits):
+            return False
+        ends = torch.linspace(0, 1, 3, device=self.device).view(-1, 1, 1, 1)
+        with torch.no_grad():
+            others = self(ends.expand(-1, *self.input_shape))
+        return bool((others == logits[:1].float()).all())
+
+    def _not_reached(self, stage: str) -> ValueError:
+        return ValueError(f"{self.name} did not compute the stage {stage!r} in this pass: "
+                            "name one that it computes for every batch")
 
     @contextlib.contextmanager
     def visiting(self, device: torch.device | None) -> Iterator[torch.device]:
@@ -212,76 +328,39 @@ class Model(nn.Module):
             raise ValueError(f"{self.name} has no stage {stage!r}; "
                              f"its stages are {', '.join(self.stages)}")
 
-    def check_images(self, images: Tensor) -> None:
+    def check_images(self, images: Tensor, *, outside: bool = False) -> None:
         """Raise a ValueError that says what to mend unless the model can take these images.
 
-        It takes (B, 3, H, W) with finite values in [0, 1].
+        It takes (B, 3, H, W) with finite values in [0, 1]; with `outside`, any finite values.
         """
-        side = self.input_size
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
-            raise ValueError(f"{self.name} takes images of shape (B, 3, {side}, {side}), not "
-                             f"{tuple(images.shape)}; load_images(..., size={side}) resizes")
+        channels, height, width = self.input_shape
+        taken = {(3, height, width), self.input_shape}
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1:] not in taken:
+            given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            size = height if height == width else (height, width)
+            raise ValueError(
+                f"{self.name} takes images of shape (B, {channels}, {height}, {width}), not "
+                f"{given}; load_images(..., size={size}) resizes")
         if not images.is_floating_point():
             raise ValueError(f"images must be floating point in [0, 1], not {images.dtype}; "
                              "divide 8-bit images by 255")
-        low, high = images.detach().aminmax() if len(images) else (torch.zeros(()),) * 2
-        if not (low >= 0 and high <= 1):  # also catches NaN
-            raise ValueError(
-                f"pixels must be finite and in [0, 1], but reach from {low.item():.4g} to "
-                f"{high.item():.4g}; normalisation is inside the model, so pass plain pixels")
+        check_range(images, outside=outside)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """What the network takes, for images (B, 3, H, W) in [0, 1]."""
-        standard = (images - self.mean) / self.std
-        return standard.contiguous(memory_format=self.memory_format)
+        """What the network takes, for images (B, 3, H, W) in [0, 1], in the type of its weights."""
+        if images.shape[1] > len(self.mean):
+            images = luminance(images)
+        standard = (images.to(self.dtype) - self.mean) / self.std
+        return standard.to(self.dtype).contiguous(memory_format=self.memory_format)
 
     def __repr__(self):
         return f"Model({self.name!r}, input_size={self.input_size}, stages={list(self.stages)})"
 
 
-def wrap_model(
-    module: nn.Module, *, stages: Sequence[str] | None = None,
-    mean: Sequence[float] = (0.0, 0.0, 0.0), std: Sequence[float] = (1.0, 1.0, 1.0),
-    input_size: int = 32, class_names: Sequence[str] = (),
-    coarse: Mapping[str, Sequence[int]] | None = None, name: str | None = None,
-    card: dict | None = None, channels_last: bool = False,
-) -> Model:
-    """Make a `Model` of any network, by the names of its submodules. It is frozen, in place.
-
-    Args:
-        module: nn.Module from normalised images (B, 3, H, W) to logits (B, K).
-        stages: names of submodules (as in `module.named_modules()`), each called once in a
-            forward pass and returning one tensor, or `name:input` for what a submodule takes;
-            sorted into the order of execution. None finds the main ones by tracing, see
-            `metalib.models.stages.default_stages`.
-        mean, std: of each colour channel, in units of pixels in [0, 1]; subtracted and divided
-            by before the network.
-        input_size: side of the square images, in pixels.
-        class_names: names of the K classes.
-        coarse: a dict from names of coarse classes to the indices of their members, such as
-            `metalib.labels.IMAGENET16`, for models that are compared by coarse answers.
-        name: the model's name; the class name of `module` if None.
-        card: a plain dict of facts about the model.
-        channels_last: hold weights and images with the channels last in memory. This makes most
-            convolutional networks faster; a network that calls `view` on its activations does
-            not work with it.
-
-    Raises:
-        ValueError: a stage that is no submodule, or is not called exactly once, or does not
-            return a tensor; weights that are not finite; a network that does not take such
-            images.
-
-    Example:
-        >>> from torch import nn
-        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(),
-        ...                         nn.Linear(8 * 30 * 30, 10))
-        >>> model = wrap_model(network, stages=["1", "3"], name="tiny")
-        >>> model.stages, model.shapes["1"]
-        (('1', '3'), (8, 30, 30))
-    """
-    return Model(
-        module, stages=stages, mean=mean, std=std, input_size=input_size, class_names=class_names,
-        coarse=coarse, name=name or type(module).__name__, card=card, channels_last=channels_last)
+def _probes(shape: tuple[int, int, int]) -> Tensor:
+    """Two different images, (2, C, H, W): grey, and uniform noise."""
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return torch.stack([torch.full(shape, 0.5), noise])
 
 
 def _membership(coarse: Mapping[str, Sequence[int]], classes: int, name: str) -> Tensor:
@@ -298,10 +377,3 @@ def _membership(coarse: Mapping[str, Sequence[int]], classes: int, name: str) ->
 def _identity_relu(x: Tensor) -> Tensor:
     """A ReLU that passes the gradient on unchanged."""
     return x - x.detach().clamp_max(0)
-
-
-def _check_weights(module: nn.Module, name: str) -> None:
-    for key, value in module.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(f"{name}: the weights {key!r} are not finite; "
-                             "the file or the training is broken")

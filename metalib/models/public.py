@@ -31,8 +31,9 @@ import torchvision
 from torch import nn
 
 from metalib import labels
-from metalib.models.model import Model, wrap_model
+from metalib.models.model import Model
 from metalib.models.registry import SOURCES, Source, full_name, list_models, missing_files
+from metalib.models.wrap import wrap_model
 
 IMAGENET: tuple[str, ...] = tuple(torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"])
 
@@ -182,7 +183,7 @@ def _timm_load(
     config = timm.data.resolve_model_data_config(network)
     return wrap_model(
         network, stages=stages, mean=config["mean"], std=config["std"],
-        input_size=config["input_size"][-1], name=full_name("timm", name, pretrained),
+        input_size=config["input_size"][1:], name=full_name("timm", name, pretrained),
         card=dict(network.pretrained_cfg) if pretrained else {},
         **_described(network.num_classes))
 
@@ -296,7 +297,7 @@ def _robustbench_load(
         network = nn.Sequential(OrderedDict(ensemble=network))
     side = 32 if dataset != "imagenet" else 288 if entry.get("preprocessing") == "Crop288" else 224
     return wrap_model(
-        network, stages=stages, input_size=side,  # normalisation is in the network
+        network, stages=stages, input_size=side, mean=(0,) * 3,  # normalisation is in the network
         name=full_name("robustbench", name, pretrained),
         card={"dataset": dataset, "threat_model": name.split("/")[1]} if pretrained else {},
         **_described(ROBUSTBENCH_CLASSES[dataset]))

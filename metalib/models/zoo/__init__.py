@@ -13,8 +13,9 @@ import safetensors.torch
 from torch import nn
 
 from metalib import labels
-from metalib.models.model import Model, wrap_model
+from metalib.models.model import Model
 from metalib.models.registry import SOURCES, Source, full_name
+from metalib.models.wrap import wrap_model
 from metalib.models.zoo.architectures import ARCHITECTURES, STAGES
 
 FOLDER: Path = Path(__file__).parent / "weights"

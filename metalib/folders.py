@@ -1,0 +1,126 @@
+"""The pictures of a folder: which files they are, in which order, and of which classes."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+PICTURES: set[str] = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".pgm", ".ppm",
+                      ".webp", ".tif", ".tiff"}
+OPTIONAL: set[str] = {".avif", ".heic", ".heif"}  # where Pillow, or a plug-in of it, reads them
+SYSTEM: set[str] = {"__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir",
+                    "$recycle.bin", "system volume information", "lost+found"}
+SPLITS: set[str] = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
+
+
+class Found(NamedTuple):
+    """Picture files in their order.
+
+    Attributes:
+        paths: (B,) the files.
+        files: (B,) their names in records.
+        labels, class_names, name: as in `metalib.data.ImageSet`.
+    """
+
+    paths: list[Path]
+    files: list[str]
+    labels: Tensor
+    class_names: tuple[str, ...]
+    name: str
+
+
+def pictures_in(top: Path, split: str | None) -> Found:
+    """All pictures below `top/split`.
+
+    They are in alphabetical order of their classes, then in natural order of their file names
+    ("2.png" before "10.png").
+
+    Raises:
+        ValueError: no pictures, or splits where classes should be.
+        OSError: there is no such folder, or it may not be read.
+    """
+    folder = top / split if split else top
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file; name the folder that it is in")
+    if not folder.is_dir():
+        inside = sorted(path.name for path in top.iterdir()) if split and top.is_dir() else []
+        raise FileNotFoundError(f"there is no folder {folder}" + (
+            f"; {top} holds {', '.join(inside[:10])}" if inside else ""))
+    endings = PICTURES | OPTIONAL & set(Image.registered_extensions())
+    paths, others = [], []
+    for path in _files_below(folder):
+        (paths if path.suffix.lower() in endings else others).append(path)
+    if not paths:
+        raise ValueError(f"{folder} holds no pictures ({', '.join(sorted(endings))})"
+                         + (f", but {_listed(others, folder)}" if others else ""))
+    class_of = {path: _text(path.relative_to(folder).parts[0]) if path.parent != folder else ""
+                for path in paths}
+    class_names = tuple(sorted(set(class_of.values()) - {""}))
+    if len(class_names) > 1 and {name.lower() for name in class_names} <= SPLITS:
+        raise ValueError(f"{folder} holds splits, not classes: {', '.join(class_names)}; "
+                         f"pass split={class_names[0]!r}")
+    _warn_of(folder, paths, class_names, others)
+    paths.sort(key=lambda path: (class_of[path], natural(path.relative_to(folder))))
+    number = {"": -1, **{name: number for number, name in enumerate(class_names)}}
+    labels = torch.tensor([number[class_of[path]] for path in paths])
+    return Found(paths, [_text(path.relative_to(top).as_posix()) for path in paths], labels,
+                 class_names, f"folder:{_text(top.absolute().name)}")
+
+
+def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Files below a folder that are not hidden; links are followed, but not back up."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if not _is_seen(path):
+            continue
+        if path.is_dir():
+            yield from _files_below(path, (*above, real))
+        else:
+            yield path
+
+
+def _is_seen(path: Path) -> bool:
+    """Whether a file or folder is a user's own, neither hidden nor the system's."""
+    return not path.name.startswith(".") and path.name.lower() not in SYSTEM
+
+
+def natural(path: Path) -> tuple[list[int | str], str]:
+    """By this key numbers in names sort as numbers. Every second part is a number."""
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], str(path)
+
+
+def _text(name: str) -> str:
+    """A name that can be written as UTF-8, whatever its bytes on disk."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _warn_of(
+    folder: Path, paths: list[Path], class_names: tuple[str, ...], others: list[Path],
+) -> None:
+    """Say in one line what of a folder was skipped, and where its classes may lie deeper."""
+    folders = {_text(path.name) for path in folder.iterdir() if path.is_dir() and _is_seen(path)}
+    empty = sorted(folders - set(class_names))
+    notes = ([f"skipped {_listed(others, folder)}"] if others else []) + (
+        [f"no pictures in {', '.join(empty)}"] if empty else [])
+    if all(len(path.relative_to(folder).parts) > 2 for path in paths):
+        notes.append(f"the classes are the folders {', '.join(class_names)}, whatever folders are "
+                     f"in them; for those as classes, load folder:{folder / class_names[0]}")
+    if notes:
+        warnings.warn(f"{folder}: {'; '.join(notes)}", UserWarning, stacklevel=4)
+
+
+def _listed(others: list[Path], folder: Path) -> str:
+    """How many files are no pictures, their first names, and what to do about photographs."""
+    names = sorted(str(path.relative_to(folder)) for path in others)
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    phone = any(path.suffix.lower() in OPTIONAL for path in others)
+    return (f"{len(names)} other file{'s'[:len(names) > 1]} ({some})"
+            + (", of which HEIC and AVIF are read once saved as JPEG or PNG" if phone else ""))
