@@ -5,15 +5,21 @@
 """
 
 import ast
+import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metalib.generation.starts import start_images
+
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+
+    from metalib.data import ImageSet
+    from metalib.models import Model
 
 ONE_AT_A_TIME = threading.Lock()  # papermill changes the working directory of the whole process
 KEPT = {"kernelspec", "language_info", "tags", "mystnb"}  # keys of metadata
@@ -112,3 +118,78 @@ def _without_paths(output: "NotebookNode") -> "NotebookNode":
         if isinstance(text, str) and kind.startswith("text/"):
             output.data[kind] = paths.sub("", text)
     return output
+
+
+def unglued(executed: "NotebookNode") -> list[str]:
+    """Names that the text of an executed notebook refers to and that none of its cells glued.
+
+    A page with such a name cannot be built. Names that belong to other pages do not count.
+    """
+    text = "\n".join(cell.source for cell in executed.cells if cell.cell_type == "markdown")
+    known, wanted = glued(executed), re.findall(r"\{glue:(?:text)?\}`([^`]+)`", text)
+    names = dict.fromkeys(" ".join(name.split()) for name in wanted if "::" not in name)
+    return [name for name in names if name not in known and name.rpartition(":")[0] not in known]
+
+
+# --- What set-up cells ask -----------------------------------------------------------------------
+
+
+def at_least(least: int, **values: int) -> None:
+    """Check numbers that a chapter was given.
+
+    Raises:
+        ValueError: one that is smaller than `least`; the message has its name.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}; this chapter needs at least {least}")
+
+
+def at_places(names: Sequence[str], *places: int) -> list[str]:
+    """The names at some places, in order and each once; places beyond an end are that end.
+
+    >>> at_places(["stem", "group1", "group2", "features", "logits"], 1, -2, -1)
+    ['group1', 'features', 'logits']
+    >>> at_places(["features", "logits"], 1, -3, -1)
+    ['features', 'logits']
+    """
+    last = len(names) - 1
+    found = {min(max(place if place >= 0 else last + 1 + place, 0), last) for place in places}
+    return [names[place] for place in sorted(found)]
+
+
+def image_size(networks: Iterable["Model"]) -> Any:
+    """The side in pixels of the images that all of these networks take.
+
+    Raises:
+        ValueError: networks that take images of different sizes; the message has one of each.
+    """
+    sizes = {network.input_size: network.name for network in networks}
+    if len(sizes) > 1:
+        raise ValueError("these networks take images of different sizes, which one page cannot "
+                         f"show: {', '.join(f'{sizes[size]} takes {size}' for size in sizes)}")
+    return next(iter(sizes))
+
+
+def class_starts(images: "ImageSet", pool: "ImageSet") -> list[str]:
+    """The starts from another image that a pool has for all of these references.
+
+    That is none where the classes are unknown, as in a folder without sub-folders.
+    """
+    found = []
+    for name in ("same_class", "other_class"):
+        with contextlib.suppress(ValueError):
+            start_images(name, images, pool=pool)
+            found.append(name)
+    return found
+
+
+def check_labels(images: "ImageSet") -> None:
+    """Check that the classes of images are known.
+
+    Raises:
+        ValueError: images without labels; the message says how to give them.
+    """
+    if (images.labels < 0).any():
+        raise ValueError(f"this chapter compares images of one class, and {images.name} has images "
+                         "without; put the pictures into sub-folders, one for each class")
