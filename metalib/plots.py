@@ -28,8 +28,8 @@ KINDS: dict[str, str] = {
 LABELS: dict[str, str] = {
     "pearson": "Pearson correlation", "spearman": "Spearman correlation",
     "snr_db": "signal-to-noise ratio (dB)"}
-LINES: tuple[str, ...] = ("-", "--", ":", "-.")
-MARKERS: tuple[str, ...] = ("o", "s", "^", "d", "v", "P", "X")
+LINES: tuple[str, ...] = ("-", "--", "-.", ":")
+MARKERS: tuple[str, ...] = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def use_style() -> None:
@@ -243,7 +243,8 @@ def cost_and_distinctness(
             across, up = corner
             label.set(position=corner, ha=("right", "center", "left")[np.sign(across) + 1],
                       va="bottom" if up > 0 else "top")
-            shared = (Bbox.intersection(label.get_window_extent(), other) for other in occupied)
+            here = label.get_window_extent()
+            shared = (Bbox.intersection(here, other) for other in occupied)
             return sum(box.width * box.height for box in shared if box)
 
         covers(min(corners, key=covers))  # the first of the corners where it covers least
@@ -433,7 +434,7 @@ def against_distance(
     ax = ax or plt.gca()
     binned: Any = table.groupby(
         pd.qcut(table["distance"], bins, duplicates="drop"), observed=True)
-    for column, color, style in _styled(values, ("o-", "s--", "^:", "d-.")):
+    for column, color, style in _styled(values, ("o-", "s--", "^:", "d-."), both=True):
         ax.plot(binned["distance"].mean(), binned[column].mean(), style, color=color, markersize=4,
                 label=values[column])
     ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylim=(-0.05, 1.05))
@@ -581,9 +582,11 @@ def power_curves(rates: pd.DataFrame, *, level: float = 0.05, ax: Axes | None = 
         level: the level of the tests, a solid line; a dotted line stands at a rate of 0.9.
     """
     ax = ax or plt.gca()
-    for test, color, marker in _styled(rates, tuple("osD^vP*X<>dph")):
-        ax.plot(rates.index, rates[test], marker=marker, color=color, markersize=5, linewidth=1.2,
-                label=test)
+    markers = "osD^vP*X<>dph"
+    colors = sns.color_palette("husl", len(rates.columns))
+    for number, (test, color) in enumerate(zip(rates, colors)):
+        ax.plot(rates.index, rates[test], marker=markers[number % len(markers)], color=color,
+                markersize=5, linewidth=1.2, label=test)
     for height, style in ((level, "-"), (0.9, ":")):
         ax.axhline(height, color="0.6", linewidth=0.8, linestyle=style, zorder=0)
     ax.set(xlabel="planted similarity of metamer and reference",
@@ -638,7 +641,7 @@ def concentration(channels: Mapping[str, ArrayLike], *, ax: Axes | None = None) 
         channels: maps labels to squared differences (B, C).
     """
     ax = ax or plt.gca()
-    for name, color, style in _styled(channels, LINES):
+    for name, color, style in _styled(channels, LINES, both=True):
         values = np.sort(np.asarray(channels[name], dtype=float), axis=1)[:, ::-1]
         shares = np.cumsum(values, axis=1) / values.sum(1, keepdims=True)
         ax.plot(np.arange(values.shape[1] + 1) / values.shape[1], np.append(0, shares.mean(0)),
@@ -697,7 +700,7 @@ def against_natural(
         for low, high, shade in ((0.05, 0.95, "0.93"), (0.25, 0.75, "0.85")):
             ax.axhspan(*np.quantile(natural, [low, high]), color=shade, zorder=0)
     stages, kinds = table["stage"].unique(), table[by].unique()
-    for number, (kind, color, marker) in enumerate(_styled(kinds, MARKERS)):
+    for number, (kind, color, marker) in enumerate(_styled(kinds, MARKERS, both=True)):
         groups = table[table[by] == kind].groupby("stage")[value]
         low, middle, high = (groups.quantile(q).reindex(stages).to_numpy()
                              for q in (0.25, 0.5, 0.75))
@@ -714,16 +717,23 @@ def _fisher(correlation: ArrayLike) -> np.ndarray:
 
 
 def _styled(
-    names: Iterable[Any], styles: Sequence[str],
+    names: Iterable[Any], styles: Sequence[str], *, both: bool = False,
 ) -> list[tuple[Any, tuple[float, float, float], str]]:
-    """Each name with a colour and a style of its own, however many there are.
+    """Each name with one of ten colours, which are safe for the colour-blind, and a style.
 
-    Colours are safe for the colour-blind up to ten names; styles are used in turn.
+    No two of the first ten times as many as there are styles look the same, and none is left out.
+
+    Args:
+        names: what is told apart.
+        styles: lines or markers. The next one is taken when the colours are used up.
+        both: take the next style, too, with each colour.
     """
-    names = list(names)
-    colors = sns.color_palette("colorblind" if len(names) <= 10 else "husl", len(names))
-    return [(name, color, styles[number % len(styles)])
-            for number, (name, color) in enumerate(zip(names, colors))]
+    colors, styled = sns.color_palette("colorblind", 10), []
+    for number, name in enumerate(names):
+        turn, place = divmod(number, len(colors))
+        style = styles[(turn + place * both) % len(styles)]
+        styled.append((name, colors[place], style))
+    return styled
 
 
 def _short(name: Any) -> str:
