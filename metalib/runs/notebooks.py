@@ -120,15 +120,22 @@ def _without_paths(output: "NotebookNode") -> "NotebookNode":
     return output
 
 
-def unglued(executed: "NotebookNode") -> list[str]:
-    """Names that the text of an executed notebook refers to and that none of its cells glued.
+def named(text: str) -> list[str]:
+    """The names of glued values that a text shows; those of other pages do not count."""
+    wanted = re.findall(r"\{glue:text\}`([^`]+)`", text)
+    names = [re.sub(r":[\w.]*$", "", " ".join(name.split())) for name in wanted
+             if "::" not in name]
+    return list(dict.fromkeys(names))
 
-    A page with such a name cannot be built. Names that belong to other pages do not count.
+
+def unglued(executed: "NotebookNode") -> list[str]:
+    """Names that the text of an executed notebook shows and that no cell glued.
+
+    A page with such a name cannot be built.
     """
+    known = glued(executed)
     text = "\n".join(cell.source for cell in executed.cells if cell.cell_type == "markdown")
-    known, wanted = glued(executed), re.findall(r"\{glue:(?:text)?\}`([^`]+)`", text)
-    names = dict.fromkeys(" ".join(name.split()) for name in wanted if "::" not in name)
-    return [name for name in names if name not in known and name.rpartition(":")[0] not in known]
+    return [name for name in named(text) if name not in known]
 
 
 # --- What set-up cells ask -----------------------------------------------------------------------
