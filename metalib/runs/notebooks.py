@@ -200,3 +200,18 @@ def check_labels(images: "ImageSet") -> None:
     if (images.labels < 0).any():
         raise ValueError(f"this chapter compares images of one class, and {images.name} has images "
                          "without; put the pictures into sub-folders, one for each class")
+
+
+def common_stages(networks: Iterable["Model"], stages: Iterable[str]) -> list[str]:
+    """These stages, each once, if all networks have them.
+
+    Raises:
+        ValueError: no stage, or one that a network lacks; the message lists those that it has.
+    """
+    stages = list(dict.fromkeys(stages))
+    if not stages:
+        raise ValueError("stages is empty; this chapter needs at least one")
+    for network in networks:
+        for stage in stages:
+            network.check_stage(stage)
+    return stages
