@@ -178,6 +178,21 @@ def image_size(networks: Iterable["Model"]) -> Any:
     return next(iter(sizes))
 
 
+def by_architecture(networks: Iterable["Model"]) -> dict[str, list[str]]:
+    """The names of networks by their architecture, as their cards tell it.
+
+    Raises:
+        ValueError: a network whose card does not tell its architecture and its training.
+    """
+    families: dict[str, list[str]] = {}
+    for network in networks:
+        if not {"architecture", "training"} <= set(network.card):
+            raise ValueError(f"the card of {network.name} does not tell its architecture and its "
+                             "training, by which this chapter compares networks")
+        families.setdefault(network.card["architecture"], []).append(network.name)
+    return families
+
+
 def class_starts(images: "ImageSet", pool: "ImageSet") -> list[str]:
     """The starts from another image that a pool has for all of these references.
 
