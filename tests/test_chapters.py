@@ -24,6 +24,8 @@ SMALL = {
     3: {"generators": ["own/a", "own/b"], "matched": ["1", "5"], "observers": ["own/c"],
         "pair": ["own/a", "own/b", "5"], "look": "5", "n_images": 4, "steps": 2, "draws": 2,
         "permutations": 9},
+    5: {"models": ["own/c"], "pair": ["own/a", "own/b"], "n_images": 2, "n_inverted": 1, "steps": 2,
+        "inversion_steps": 1, "resamples": 5},
     6: {"n_images": 2, "steps": 1},
 }
 BEFORE = {3: "def p_values"}  # simulations take long, and their cells have one parameter
@@ -122,6 +124,25 @@ def test_chapter_3_says_at_once_what_it_cannot_show(run, tmp_path, parameters, t
         parameters = {"image_set": flat_folder(tmp_path)}
     with pytest.raises(ValueError, match=text):
         run(3, **parameters)
+
+
+def test_the_text_of_chapter_5_follows_its_stages(run):
+    glued, lacking = run(5, stages=["5"])  # a stage without places, and four weights
+    assert not lacking
+    assert glued["layout"].startswith("5: ") and glued["told metamers"].endswith(" of 3")
+
+
+@pytest.mark.parametrize("number, parameters, text", [
+    (2, {"models": ["zoo/vgg-standard-0", "zoo/vgg-robust-0"]}, "networks_held_out is -2"),
+    (2, {"models": ["own/a", "own/b"], "members": [2]}, "card of own/a does not tell"),
+    (4, {"models": ["own/a", "own/b", "own/a"]}, "number_of_models is 2"),
+    (4, {"efforts": []}, "number_of_efforts is 0"),
+    (5, {"stages": ["1"]}, "own/c has no stage '1'; its stages are 5"),
+    (5, {"stages": []}, "stages is empty"),
+    (5, {"pair": ["own/a", "own/a"]}, "networks_of_pair is 1; this chapter needs at least 2")])
+def test_chapters_say_at_once_what_they_cannot_show(run, number, parameters, text):
+    with pytest.raises(ValueError, match=text):
+        run(number, **parameters)
 
 
 @pytest.mark.parametrize("models", [
