@@ -64,6 +64,8 @@ def record(profile, path, parameters):
     folder.mkdir(parents=True, exist_ok=True)
     chapters.execute(chapter, folder / path.name, parameters, progress=sys.stderr.isatty())
     done = chapters.cleaned(nbformat.read(folder / path.name, as_version=4))
+    if missing := chapters.unglued(done):
+        raise ValueError(f"the text shows what no cell computed: {', '.join(missing)}")
     for cell in done.cells:
         cell.source = cell.source.replace("](../book/", "](../")  # as seen from book/full/
         cell.source = re.sub(r"\]\((\d\d_\w+\.ipynb)", r"](../../notebooks/\1", cell.source)

@@ -5,7 +5,7 @@ makes a Figure of its own: `metamers_below_references`, which is `Metamers.plot`
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -28,6 +28,8 @@ KINDS: dict[str, str] = {
 LABELS: dict[str, str] = {
     "pearson": "Pearson correlation", "spearman": "Spearman correlation",
     "snr_db": "signal-to-noise ratio (dB)"}
+LINES: tuple[str, ...] = ("-", "--", "-.", ":")
+MARKERS: tuple[str, ...] = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def use_style() -> None:
@@ -160,10 +162,7 @@ def share_passed(
         limit: the largest number of evaluations that was allowed.
     """
     ax = ax or plt.gca()
-    methods = table[by].unique()
-    # 21 styles that can be told apart
-    styles = itertools.product(("-", "--", ":"), sns.color_palette("colorblind", 7))
-    for (line, color), method in zip(styles, methods):
+    for method, color, line in _styled(table[by].unique(), LINES):
         rows = table[table[by] == method]
         passed = np.sort(rows.loc[rows["passed"], "evaluations"].to_numpy())
         steps = np.concatenate([[1], passed, [limit]])
@@ -191,8 +190,9 @@ def match_by_evaluations(
             medians are drawn as points, the worst image as a dotted line.
     """
     ax = ax or plt.gca()
-    for method, loss in losses.items():
-        ax.plot(np.arange(1, len(loss) + 1), -20 * np.log10(np.median(loss, axis=1)), label=method,
+    for method, color, line in _styled(losses, LINES):
+        decibel = -20 * np.log10(np.median(losses[method], axis=1))
+        ax.plot(np.arange(1, len(decibel) + 1), decibel, line, color=color, label=method,
                 linewidth=2)
     if published:
         medians, worst = (-20 * np.log10([statistic(loss) for loss in published.values()])
@@ -243,7 +243,8 @@ def cost_and_distinctness(
             across, up = corner
             label.set(position=corner, ha=("right", "center", "left")[np.sign(across) + 1],
                       va="bottom" if up > 0 else "top")
-            shared = (Bbox.intersection(label.get_window_extent(), other) for other in occupied)
+            here = label.get_window_extent()
+            shared = (Bbox.intersection(here, other) for other in occupied)
             return sum(box.width * box.height for box in shared if box)
 
         covers(min(corners, key=covers))  # the first of the corners where it covers least
@@ -260,17 +261,17 @@ def side_by_side(
     Args:
         table: one row per point.
         x: the column along the axis; its values are evenly spaced, in the order of the rows.
-        by: the column that is told apart by colour.
+        by: the column that is told apart by colour and marker. It need not have a row at each `x`.
         value: the column of values.
         low, high: the columns of the ends of the intervals.
     """
     ax = ax or plt.gca()
     ticks, kinds = table[x].unique(), table[by].unique()
-    for number, (kind, color) in enumerate(zip(kinds, sns.color_palette("colorblind", len(kinds)))):
-        rows = table[table[by] == kind].set_index(x).loc[ticks]
+    for number, (kind, color, marker) in enumerate(_styled(kinds, MARKERS)):
+        rows = table[table[by] == kind].set_index(x).reindex(ticks)
         positions = np.arange(len(ticks)) + (number - (len(kinds) - 1) / 2) * 0.6 / len(kinds)
         errors = np.abs(rows[[low, high]].to_numpy().T - rows[value].to_numpy())
-        ax.errorbar(positions, rows[value], yerr=errors, fmt="o", color=color, markersize=5,
+        ax.errorbar(positions, rows[value], yerr=errors, fmt=marker, color=color, markersize=5,
                     linewidth=1.5, label=kind)
     ax.set_xticks(range(len(ticks)), [f"{tick}" for tick in ticks])
     ax.set(xlim=(-0.5, len(ticks) - 0.5), xlabel=x, ylabel=value)
@@ -323,10 +324,10 @@ def transfer_matrix(matrix: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Heat map of generators (rows) x observers (columns), with its numbers.
 
     A network's own metamers are framed; a cell without metamers is empty. With more than 16
-    generators, a colour bar replaces the numbers.
+    generators or observers, a colour bar replaces the numbers.
     """
-    ax, few = ax or plt.gca(), len(matrix) <= 16
-    size = 9 if len(matrix) <= 10 else 7
+    ax, few = ax or plt.gca(), max(matrix.shape) <= 16
+    size = 9 if max(matrix.shape) <= 10 else 7
     matrix = matrix.astype(float)
     numbers = matrix.map(lambda value: "" if np.isnan(value) else (
         f"{value:.1f}".lstrip("0").removesuffix(".0") or "0"))
@@ -405,8 +406,8 @@ def by_depth(
         value: the column of the means.
     """
     ax = ax or plt.gca()
-    colors = dict(zip(sorted(table[by].unique()), sns.color_palette("colorblind")))
-    lines = dict(zip(sorted(table[style].unique()), ("s--", "o-", "^:", "d-.")))
+    colors = {name: color for name, color, _ in _styled(sorted(table[by].unique()), LINES)}
+    lines = dict(zip(sorted(table[style].unique()), itertools.cycle(("s--", "o-", "^:", "d-."))))
     for number, (name, line) in enumerate(itertools.product(colors, lines)):
         rows: Any = table[(table[by] == name) & (table[style] == line)]
         rows = rows.sort_values("depth")
@@ -433,8 +434,9 @@ def against_distance(
     ax = ax or plt.gca()
     binned: Any = table.groupby(
         pd.qcut(table["distance"], bins, duplicates="drop"), observed=True)
-    for (column, label), style in zip(values.items(), ("o-", "s--", "^:", "d-.")):
-        ax.plot(binned["distance"].mean(), binned[column].mean(), style, markersize=4, label=label)
+    for column, color, style in _styled(values, ("o-", "s--", "^:", "d-."), both=True):
+        ax.plot(binned["distance"].mean(), binned[column].mean(), style, color=color, markersize=4,
+                label=values[column])
     ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylim=(-0.05, 1.05))
     return ax
 
@@ -459,24 +461,25 @@ def people_and_networks(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def similarity_clouds(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """First-order similarities by what is compared, with their medians.
 
-    For each image: its nulls, its metamer and its ceiling (see `KINDS`).
+    For each image: its nulls, its metamer and its ceiling (see `KINDS`), then any other kinds.
 
     Args:
         table: rows as in `metalib.representation.similarities`, at one stage.
     """
     ax = ax or plt.gca()
     _, orange, green = sns.color_palette("colorblind", 3)
-    colors = {kind: "0.6" for kind in KINDS} | {"metamer": orange, "ceiling": green}
-    for position, kind in enumerate(KINDS):
+    colors, names = {"metamer": orange, "ceiling": green}, KINDS | {
+        kind: kind for kind in table["kind"].unique() if kind not in KINDS}
+    for position, kind in enumerate(names):
         values = table.loc[table["kind"] == kind, "similarity"].to_numpy()
         spread = np.random.default_rng(position).uniform(-0.3, 0.3, len(values))
-        ax.plot(position + spread, values, ".", color=colors[kind], markersize=4, alpha=0.6,
-                markeredgewidth=0)
+        ax.plot(position + spread, values, ".", color=colors.get(kind, "0.6"), markersize=4,
+                alpha=0.6, markeredgewidth=0)
         if len(values):
             ax.hlines(np.median(values), position - 0.38, position + 0.38, color="black",
                       linewidth=1.5)
     ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    ax.set_xticks(range(len(KINDS)), KINDS.values(), fontsize=9, rotation=40, ha="right")
+    ax.set_xticks(range(len(names)), names.values(), fontsize=9, rotation=40, ha="right")
     ax.set(ylabel="similarity (centred Pearson correlation)", ylim=(-1.02, 1.02))
     return ax
 
@@ -486,6 +489,8 @@ def observers_by_stages(
     limits: tuple[float, float] = (0, 1), ax: Axes | None = None,
 ) -> Axes:
     """Heat map of a column of a representation test's summary: observers (rows) x stages (columns).
+
+    A stage that an observer does not have is left empty.
 
     Args:
         summary: as in `RepresentationTable.summary`.
@@ -503,13 +508,13 @@ def observers_by_stages(
               vmax=limits[1], aspect="auto",
               extent=(-0.5, len(stages) - 0.5, len(observers) - 0.5, -0.5),
               interpolation="nearest")
+    for (observer, stage), number, bold in grid[[value, "marked"]].itertuples():
+        light = number > sum(limits) / 2 + 0.1 * (limits[1] - limits[0])
+        ax.text(list(stages).index(stage), list(observers).index(observer),
+                f"{100 * number:.0f}" if bold else f"({100 * number:.0f})", fontsize=8,
+                ha="center", va="center", color="black" if light else "white",
+                fontweight="bold" if bold else "normal")
     for row, observer in enumerate(observers):
-        for column, stage in enumerate(stages):
-            number, bold = grid.loc[(observer, stage), [value, "marked"]]
-            light = number > sum(limits) / 2 + 0.1 * (limits[1] - limits[0])
-            ax.text(column, row, f"{100 * number:.0f}" if bold else f"({100 * number:.0f})",
-                    ha="center", va="center", fontsize=8, color="black" if light else "white",
-                    fontweight="bold" if bold else "normal")
         ax.text(len(stages) + 0.2, row, f"{100 * grid.loc[observer, beside].iloc[0]:.0f}",
                 ha="center", va="center", fontsize=8)
     ax.set(xlim=(-0.5, len(stages) + 0.7))
@@ -636,11 +641,11 @@ def concentration(channels: Mapping[str, ArrayLike], *, ax: Axes | None = None) 
         channels: maps labels to squared differences (B, C).
     """
     ax = ax or plt.gca()
-    for (name, values), style in zip(channels.items(), ("-", "--", "-.", ":", "-", "--")):
-        values = np.sort(np.asarray(values, dtype=float), axis=1)[:, ::-1]
+    for name, color, style in _styled(channels, LINES, both=True):
+        values = np.sort(np.asarray(channels[name], dtype=float), axis=1)[:, ::-1]
         shares = np.cumsum(values, axis=1) / values.sum(1, keepdims=True)
         ax.plot(np.arange(values.shape[1] + 1) / values.shape[1], np.append(0, shares.mean(0)),
-                style, label=name)
+                style, color=color, label=name)
     ax.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
     ax.set(xlabel="share of channels, those that differ most first",
            ylabel="share of the squared difference", xlim=(0, 1), ylim=(0, 1.02))
@@ -662,7 +667,8 @@ def displacements(
     if len(others):
         ax.plot(*np.transpose(others), "o", color="0.8", markersize=4, label="other photographs",
                 zorder=1)
-    for (label, points), color in zip(ends.items(), sns.color_palette("colorblind", len(ends))):
+    for label, color, _ in _styled(ends, LINES):
+        points = np.asarray(ends[label])
         ax.quiver(*np.transpose(references), *np.transpose(points - references), color=color,
                   angles="xy", scale_units="xy", scale=1, width=0.009, headwidth=4, zorder=3)
         ax.plot(*np.transpose(points), ".", color=color, markersize=3, zorder=3)
@@ -694,10 +700,10 @@ def against_natural(
         for low, high, shade in ((0.05, 0.95, "0.93"), (0.25, 0.75, "0.85")):
             ax.axhspan(*np.quantile(natural, [low, high]), color=shade, zorder=0)
     stages, kinds = table["stage"].unique(), table[by].unique()
-    colors = sns.color_palette("colorblind", len(kinds))
-    for number, (kind, color, marker) in enumerate(zip(kinds, colors, "os^D")):
+    for number, (kind, color, marker) in enumerate(_styled(kinds, MARKERS, both=True)):
         groups = table[table[by] == kind].groupby("stage")[value]
-        low, middle, high = (groups.quantile(q).loc[stages].to_numpy() for q in (0.25, 0.5, 0.75))
+        low, middle, high = (groups.quantile(q).reindex(stages).to_numpy()
+                             for q in (0.25, 0.5, 0.75))
         x = np.arange(len(stages)) + 0.15 * (number - (len(kinds) - 1) / 2)
         ax.errorbar(x, middle, yerr=(middle - low, high - middle), fmt=f"{marker}-", color=color,
                     markersize=5, linewidth=1.2, label=kind)
@@ -708,6 +714,26 @@ def against_natural(
 def _fisher(correlation: ArrayLike) -> np.ndarray:
     """Fisher's z of a correlation, which is first clipped to at most 0.999999 in size."""
     return np.arctanh(np.clip(correlation, -1 + 1e-6, 1 - 1e-6))
+
+
+def _styled(
+    names: Iterable[Any], styles: Sequence[str], *, both: bool = False,
+) -> list[tuple[Any, tuple[float, float, float], str]]:
+    """Each name with one of ten colours, which are safe for the colour-blind, and a style.
+
+    No two of the first ten times as many as there are styles look the same, and none is left out.
+
+    Args:
+        names: what is told apart.
+        styles: lines or markers. The next one is taken when the colours are used up.
+        both: take the next style, too, with each colour.
+    """
+    colors, styled = sns.color_palette("colorblind", 10), []
+    for number, name in enumerate(names):
+        turn, place = divmod(number, len(colors))
+        style = styles[(turn + place * both) % len(styles)]
+        styled.append((name, colors[place], style))
+    return styled
 
 
 def _short(name: Any) -> str:

@@ -5,17 +5,22 @@
 """
 
 import ast
+import contextlib
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metalib.generation.starts import start_images
 from metalib.plain import fitting, plain
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+
+    from metalib.data import ImageSet
+    from metalib.models import Model
 
 ONE_AT_A_TIME = threading.Lock()  # papermill changes the working directory of the whole process
 KEPT = {"kernelspec", "language_info", "tags", "mystnb"}  # keys of metadata
@@ -145,3 +150,115 @@ def _without_paths(output: "NotebookNode") -> "NotebookNode":
         if isinstance(text, str) and kind.startswith("text/"):
             output.data[kind] = paths.sub("", text)
     return output
+
+
+def named(text: str) -> list[str]:
+    """The names of glued values that a text shows; those of other pages do not count."""
+    wanted = re.findall(r"\{glue:text\}`([^`]+)`", text)
+    names = [re.sub(r":[\w.]*$", "", " ".join(name.split())) for name in wanted
+             if "::" not in name]
+    return list(dict.fromkeys(names))
+
+
+def unglued(executed: "NotebookNode") -> list[str]:
+    """Names that the text of an executed notebook shows and that no cell glued.
+
+    A page with such a name cannot be built.
+    """
+    known = glued(executed)
+    text = "\n".join(cell.source for cell in executed.cells if cell.cell_type == "markdown")
+    return [name for name in named(text) if name not in known]
+
+
+# --- What set-up cells ask -----------------------------------------------------------------------
+
+
+def at_least(least: int, **values: int) -> None:
+    """Check numbers that a chapter was given.
+
+    Raises:
+        ValueError: one that is smaller than `least`; the message has its name.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}; this chapter needs at least {least}")
+
+
+def at_places(names: Sequence[str], *places: int) -> list[str]:
+    """The names at some places, in order and each once; places beyond an end are that end.
+
+    >>> at_places(["stem", "group1", "group2", "features", "logits"], 1, -2, -1)
+    ['group1', 'features', 'logits']
+    >>> at_places(["features", "logits"], 1, -3, -1)
+    ['features', 'logits']
+    """
+    last = len(names) - 1
+    found = {min(max(place if place >= 0 else last + 1 + place, 0), last) for place in places}
+    return [names[place] for place in sorted(found)]
+
+
+def image_size(networks: Iterable["Model"]) -> Any:
+    """The side in pixels of the images that all of these networks take.
+
+    Raises:
+        ValueError: networks that take images of different sizes; the message has one of each.
+    """
+    sizes = {network.input_size: network.name for network in networks}
+    if len(sizes) > 1:
+        raise ValueError("these networks take images of different sizes, which one page cannot "
+                         f"show: {', '.join(f'{sizes[size]} takes {size}' for size in sizes)}")
+    return next(iter(sizes))
+
+
+def by_architecture(networks: Iterable["Model"]) -> dict[str, list[str]]:
+    """The names of networks by their architecture, as their cards tell it.
+
+    Raises:
+        ValueError: a network whose card does not tell its architecture and its training.
+    """
+    families: dict[str, list[str]] = {}
+    for network in networks:
+        if not {"architecture", "training"} <= set(network.card):
+            raise ValueError(f"the card of {network.name} does not tell its architecture and its "
+                             "training, by which this chapter compares networks")
+        families.setdefault(network.card["architecture"], []).append(network.name)
+    return families
+
+
+def class_starts(images: "ImageSet", pool: "ImageSet") -> list[str]:
+    """The starts from another image that a pool has for all of these references.
+
+    That is none where the classes are unknown, as in a folder without sub-folders.
+    """
+    found = []
+    for name in ("same_class", "other_class"):
+        with contextlib.suppress(ValueError):
+            start_images(name, images, pool=pool)
+            found.append(name)
+    return found
+
+
+def check_labels(images: "ImageSet") -> None:
+    """Check that the classes of images are known.
+
+    Raises:
+        ValueError: images without labels; the message says how to give them.
+    """
+    if (images.labels < 0).any():
+        raise ValueError(f"this chapter compares images of one class, and {images.name} has images "
+                         "without; put the pictures into sub-folders, one for each class")
+
+
+def common_stages(networks: Iterable["Model"], stages: Iterable[str]) -> list[str]:
+    """These stages, each once, if all networks have them.
+
+    Raises:
+        ValueError: no stage, or one that a network lacks; the message lists those that it has.
+    """
+    stages = list(dict.fromkeys(stages))
+    if not stages:
+        raise ValueError("stages is empty; this chapter needs at least one")
+    for network in networks:
+        for stage in stages:
+            network.check_stage(stage)
+    return stages

@@ -1,0 +1,237 @@
+"""Figures hold for any number of groups: each is drawn, and no two of a figure look the same."""
+
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
+from scipy.cluster import hierarchy
+
+from metalib import plots
+
+COUNTS = pytest.mark.parametrize("count", [1, 2, 5, 30])
+
+
+@pytest.fixture
+def ax(request):
+    figure, ax = plt.subplots()
+    yield ax
+    if getattr(request.node, "callspec", None) and request.node.callspec.params["count"] == 2:
+        figure.canvas.draw()  # what cannot be drawn fails here
+    plt.close(figure)
+
+
+def names(count, what="group"):
+    return [f"{what} {number}" for number in range(count)]
+
+
+def grid(**columns):
+    """A row for each combination of values, with made-up numbers besides."""
+    table = pd.MultiIndex.from_product(columns.values(), names=list(columns)).to_frame(index=False)
+    middle = np.linspace(0.2, 0.8, len(table))
+    return table.assign(mean=middle, low=middle - 0.1, high=middle + 0.1)
+
+
+def legend(ax):
+    return ax.get_legend_handles_labels()[1]
+
+
+def looks(ax):
+    """How each entry of the legend looks."""
+    lines = [getattr(handle, "lines", [handle])[0] for handle in ax.get_legend_handles_labels()[0]]
+    return [(to_hex(line.get_color()), line.get_linestyle(), line.get_marker()) for line in lines]
+
+
+# --- A series for each group --------------------------------------------------------------------
+
+
+def share_passed(groups, ax):
+    table = grid(rule=groups, image=range(3)).assign(passed=[True, False, True] * len(groups),
+                                                     evaluations=7)
+    plots.share_passed(table, "rule", limit=20, ax=ax)
+
+
+def match_by_evaluations(groups, ax):
+    plots.match_by_evaluations({name: np.full((5, 3), 0.1) for name in groups}, ax=ax)
+
+
+def side_by_side(groups, ax):
+    plots.side_by_side(grid(x=["a", "b"], kind=groups), "x", "kind", value="mean", ax=ax)
+
+
+def by_stage(groups, ax):
+    table = grid(stage=["a", "b"], null=groups)
+    plots.by_stage(table.rename(columns={"mean": "auc", "low": "auc_low", "high": "auc_high"}),
+                   ax=ax)
+
+
+def by_depth(groups, ax):
+    table = grid(training=groups, depth=[0.1, 0.9], kind=["metamers"])
+    plots.by_depth(table, "training", style="kind", ax=ax)
+
+
+def against_distance(groups, ax):
+    table = pd.DataFrame({name: np.linspace(0, 1, 20) for name in groups})
+    plots.against_distance(table.assign(distance=np.linspace(0, 1, 20)),
+                           {name: name for name in groups}, ax=ax)
+
+
+def power_curves(groups, ax):
+    plots.power_curves(pd.DataFrame({name: [0.1, 0.5] for name in groups}), ax=ax)
+
+
+def concentration(groups, ax):
+    plots.concentration({name: np.arange(1, 9).reshape(2, 4) for name in groups}, ax=ax)
+
+
+def against_natural(groups, ax):
+    table = grid(stage=["a", "b"], kind=groups, image=range(3))
+    plots.against_natural(table, "mean", [0.1, 0.9], by="kind", ax=ax)
+
+
+SERIES = [share_passed, match_by_evaluations, side_by_side, by_stage, by_depth, against_distance,
+          power_curves, concentration, against_natural]
+
+
+@COUNTS
+@pytest.mark.parametrize("draw", SERIES, ids=lambda draw: draw.__name__)
+def test_each_group_is_a_series_of_its_own_look(draw, count, ax):
+    draw(names(count), ax)
+    labels = [label.removeprefix("metamers ") for label in legend(ax)]
+    assert sorted(labels) == sorted(names(count))
+    assert draw is by_depth or len(set(looks(ax))) == count
+
+
+def test_depth_tells_many_styles_and_few_colours_apart(ax):
+    plots.by_depth(grid(training=["a", "b"], depth=[0.1, 0.9], kind=names(5)), "training",
+                   style="kind", ax=ax)
+    assert len(legend(ax)) == 10
+
+
+def test_gaps_are_left_where_a_group_has_no_row(ax):
+    table = grid(x=["a", "b"], kind=names(3)).iloc[:-2]
+    plots.side_by_side(table, "x", "kind", value="mean", ax=ax)
+    assert len(legend(ax)) == 3
+    against = grid(stage=["a", "b"], kind=names(3), image=range(2)).iloc[:-4]
+    plots.against_natural(against, "mean", by="kind", ax=ax)
+
+
+# --- A point, a row or a picture for each group -------------------------------------------------
+
+
+@COUNTS
+def test_each_group_is_a_point(count, ax):
+    table = grid(start=names(count), image=range(3)).assign(
+        distance=0.2, evaluations=range(3 * count), control=False)
+    plots.cost_and_distinctness(table, "start", ax=ax)
+    assert [text.get_text() for text in ax.texts] == names(count)
+    points = [part for part in ax.collections if isinstance(part, PathCollection)]
+    assert [len(part.get_offsets()) for part in points] == [count]
+
+
+@COUNTS
+def test_each_model_is_a_point(count, ax):
+    table = grid(architecture=names(count), training=names(count, "training")[:9]).assign(
+        accuracy=0.8, robust=0.3, n=1000)
+    plots.accuracy_and_robustness(table, ax=ax)
+    assert len(ax.collections[-1].get_offsets()) == len(table)
+    entries = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert set(entries) >= {*table["architecture"], *table["training"]}
+
+
+@COUNTS
+def test_each_training_of_the_published_networks_is_there(count, ax):
+    table = grid(training=names(count), depth=[0.1, 0.9]).assign(human=0.5, networks=0.4)
+    plots.people_and_networks(table, ax=ax)
+    assert len(ax.collections[-1].get_offsets()) == 2 * count
+    assert {text.get_text() for text in ax.get_legend().get_texts()} >= set(names(count))
+
+
+@COUNTS
+def test_each_model_is_a_row_of_the_matrix(count, ax):
+    matrix = pd.DataFrame(0.5, names(count), names(2 * count))
+    matrix.iloc[0, 0] = np.nan
+    plots.transfer_matrix(matrix, ax=ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == names(count)
+    assert [label.get_text() for label in ax.get_xticklabels()] == names(2 * count)
+    assert len(ax.patches) == count
+
+
+@pytest.mark.parametrize("count", [2, 5, 30])
+def test_each_model_is_a_leaf(count, ax):
+    linkage = hierarchy.linkage(np.arange(count)[:, None])
+    plots.clustered(pd.DataFrame(0.5, names(count), names(count)), linkage, ax=ax)
+    assert len(ax.child_axes[0].collections[0].get_paths()) == count - 1
+
+
+@COUNTS
+def test_each_estimate_is_a_line(count, ax):
+    plots.estimates(grid(name=names(count)), names(count), zero=0.5, ax=ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == names(count)
+
+
+@COUNTS
+def test_each_pair_is_a_cell(count, ax):
+    values = {pair: 1.0 for pair in zip(names(count), names(count)[1:] + names(1))}
+    plots.pairs(values, label="km", ax=ax)
+    assert len(ax.texts) == len(values)
+
+
+@COUNTS
+def test_each_test_is_a_row(count, ax):
+    plots.rejection_rates(pd.Series(0.05, names(count)), 100, ax=ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == names(count)
+
+
+@COUNTS
+def test_each_observer_is_a_row_and_a_stage_that_it_lacks_is_empty(count, ax):
+    table = grid(observer=names(count), stage=names(count, "stage")[:9])
+    table = table.assign(recognised=0.5).iloc[:-1] if count > 1 else table.assign(recognised=0.5)
+    plots.observers_by_stages(table, "mean", marked=table["mean"] > 0.5, ax=ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == names(count)
+    assert len(ax.texts) == len(table) + count
+
+
+@COUNTS
+def test_each_kind_is_a_cloud(count, ax):
+    table = grid(kind=[*plots.KINDS, *names(count)], image=range(3))
+    plots.similarity_clouds(table.assign(similarity=table["mean"]), ax=ax)
+    assert len(ax.collections) == len(plots.KINDS) + count
+
+
+@COUNTS
+def test_each_end_has_arrows(count, ax):
+    points = np.arange(6.0).reshape(3, 2)
+    plots.displacements(points, {name: points + number for number, name in
+                                 enumerate(names(count))}, points, ax=ax)
+    assert {f"to {name}" for name in names(count)} <= set(legend(ax))
+
+
+@COUNTS
+def test_each_map_and_picture_is_there(count, ax):
+    plots.heat_maps([np.ones((count, 4, 4)), np.ones((count, 2, 2))], ["a", "b"], names(count),
+                    label="km", ax=ax)
+    assert np.isfinite(ax.images[0].get_array().filled(np.nan)).sum() == 2 * count * 16
+    plots.montage(torch.zeros(count, 2, 3, 4, 4), names(count), ["a", "b"], ax=ax)
+    assert (np.asarray(ax.images[-1].get_array()) == 0).all(-1).sum() == 2 * count * 16
+
+
+@COUNTS
+def test_each_value_is_a_tick(count, ax):
+    null = SimpleNamespace(quantile=lambda q: {"pearson": 0.9 * q}, maximum={"pearson": 0.9})
+    plots.null_and_metamers(null, "pearson", np.linspace(0.1, 0.95, count), ax=ax)
+    ticks, = (line for line in ax.lines if line.get_label() == "metamers")
+    assert len(ticks.get_xdata()) == count
+
+
+@COUNTS
+def test_each_metamer_is_below_its_reference(count):
+    metamers = SimpleNamespace(images=torch.zeros(count, 3, 8, 8),
+                               references=torch.zeros(count, 3, 8, 8))
+    figure = plots.metamers_below_references(metamers, n=count, labels=names(count))
+    labels = [label.get_text() for ax in figure.axes for label in ax.get_xticklabels()]
+    assert labels == names(count)
