@@ -187,8 +187,12 @@ def test_starts_from_other_images_need_classes(samples):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
-def test_every_number_in_a_chapter_is_glued(path):
-    assert chapters.unglued(nbformat.read(path, as_version=4)) == []
+def test_every_number_in_a_chapter_is_glued_once(path):
+    chapter = nbformat.read(path, as_version=4)
+    assert chapters.unglued(chapter) == []
+    found = [output.metadata["scrapbook"]["name"] for cell in chapter.cells
+             for output in cell.get("outputs", []) if "scrapbook" in output.get("metadata", {})]
+    assert sorted(found) == sorted(set(found))
 
 
 def test_a_name_that_no_cell_glued_is_found():

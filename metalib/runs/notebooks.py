@@ -30,7 +30,7 @@ def check_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> dic
     """Check parameters against a notebook's parameters cell; papermill would only log a wrong name.
 
     Returns:
-        The parameters, of the types that the cell declares (`name: type = value`).
+        The parameters, of the types that the cell declares, as in ``name: type = value``.
 
     Raises:
         ValueError: parameters that the cell lacks, with those that it has; or values of another
