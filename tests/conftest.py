@@ -1,6 +1,7 @@
 """What tests share: the bundled images, a small untrained network, and the place of CIFAR-10."""
 
 import contextlib
+import signal
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def small_network(seed=0):
 
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), Block(),
                          nn.AvgPool2d(4), nn.Flatten(), nn.Linear(6 * 16, 10))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """What a shell starts in the background ignores Ctrl-C, and so would what tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_a_shift_repeats_the_border(samples):
      "choose one of alpha_norm, relaxed_range, total_variation, natural, or None"),
     ({"prior": ("natural", {"gamma": 2})}, "its options are weight, alpha, beta"),
     ({"jitter": 2}, "optimizer='adam'"),
-    ({"jitter": -1, "optimizer": "adam"}, "0 or more pixels")])
+    ({"jitter": -1, "optimizer": "adam"}, "jitter must be a whole number of at least 0")])
 def test_bad_arguments_say_what_is_right(samples, small, change, message):
     with pytest.raises(ValueError, match=message):
         generate(small, samples[:1], "2", steps=1, **change)

@@ -114,7 +114,8 @@ def check_notebook(words):
     """The notebook is there, and has the parameters that are given."""
     path, = {ROOT / word for word in words if word.startswith("notebooks/")}
     assert path.is_file()
-    given = {name: None for option, name in zip(words, words[1:]) if option == "-p"}
+    given = {name: yaml.safe_load(value) for option, name, value in zip(words, words[1:], words[2:])
+             if option == "-p"}
     for option, text in zip(words, words[1:]):
         given |= yaml.safe_load(text) if option == "-y" else {}
     check_parameters(path, given)

@@ -275,7 +275,7 @@ def test_records_are_listed_as_a_part_of_the_report(tmp_path, monkeypatch):
         record.list_records()
     parts = yaml.safe_load((tmp_path / "_toc.yml").read_text())["parts"]
     assert {"caption": "Full-scale results", "chapters": [
-        {"file": "book/full/09_new", "title": "Chapter 9, full"}]} == parts.pop(2)
+        {"file": "book/full/09_new", "title": "Chapter 9, full"}]} == parts.pop(3)
     assert parts == none["parts"]
 
 

@@ -103,11 +103,7 @@ def checked(
     pause = None if pause is None else whole("pause", pause, 1)
     store_every = None if store_every is None else whole("store_every", store_every, 1)
     jitter, seed = whole("jitter", jitter, 0), whole("seed", seed, *SEEDS)
-    for name, function in (("loss", loss), ("callback", callback)):
-        if function is not None and not callable(function):
-            raise ValueError(f"{name} is a function, see help(metalib.generate), not {function!r}")
-    if not isinstance(compute, Compute):
-        raise ValueError(f"compute is a Compute, such as Compute(batch_size=64), not {compute!r}")
+    _check_kinds(compute, loss=loss, callback=callback)
     references = pixels(images)
     if not len(references):
         raise ValueError("there are no references to make metamers of")
@@ -154,6 +150,14 @@ def checked(
         combination, partial(penalty.function, **penalty.options) if penalty.name else None,
         loss or relative_distance, jitter, steps, seed, check_every, store_every, pause, compute,
         device_used, bring, recipe)
+
+
+def _check_kinds(compute: Any, **functions: Any) -> None:
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} is a function, see help(metalib.generate), not {function!r}")
+    if not isinstance(compute, Compute):
+        raise ValueError(f"compute is a Compute, such as Compute(batch_size=64), not {compute!r}")
 
 
 def _first_activations(member: Member, device: torch.device, *images: Tensor) -> list[Tensor]:

@@ -337,7 +337,7 @@ def publish(
         card["robust_accuracy"]["cross_check"] = cross_check(model, some)
     save_atomically(card_path, write_card)
 
-    distributions = [null_distribution(model, stage, test_images).thinned()
+    distributions = [null_distribution(model, stage, test_images, keep_copies=True).thinned()
                      for stage in model.stages]
     tensors = {f"{null.about['stage']}/{metric}": torch.from_numpy(values)
                for null in distributions for metric, values in null.values.items()}
