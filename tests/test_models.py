@@ -445,7 +445,8 @@ def test_a_missing_normalisation_is_mentioned_once():
 
 
 @pytest.mark.parametrize("network, message", [
-    (torch.jit.trace(classifier().eval(), torch.zeros(1, 3, 32, 32)), "wrap the network that it was made of"),
+    (torch.jit.trace(classifier().eval(), torch.zeros(1, 3, 32, 32)),
+     "wrap the network that it was made of"),
     (classifier().to("meta"), "meta device: load them first"),
     (nn.Sequential(nn.LazyConv2d(4, 8, 8), nn.Flatten()), "run one batch of images through"),
     (lambda images: images, "is not a torch.nn.Module")])
