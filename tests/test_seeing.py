@@ -126,3 +126,11 @@ def test_scores_of_known_logits(samples, small):
     # by their definitions
     np.testing.assert_allclose(
         table["energy"] - table["max_logit"], -np.log(table["msp"]), atol=1e-9)
+
+
+def test_grey_images_have_the_statistics_of_three_equal_channels(samples):
+    grey = samples.images[:3].mean(1, keepdim=True)
+    one, three = (image_statistics(images.flip(0), images)
+                  for images in (grey, grey.expand(-1, 3, -1, -1)))
+    pd.testing.assert_frame_equal(one, three)
+    assert (one["colourfulness"] == 0).all()

@@ -51,7 +51,7 @@ def image_statistics(
     """Statistics of images by which metamers can be told from photographs.
 
     Args:
-        images: an ImageSet or (B, 3, H, W) in [0, 1].
+        images: an ImageSet or (B, 3, H, W) in [0, 1], or (B, 1, H, W) for grey.
         references: the reference of each image, in the same form; adds the column `ssim`.
 
     Returns:
@@ -68,7 +68,7 @@ def image_statistics(
     """
     from skimage import color, metrics
 
-    images = pixels(images).cpu()
+    images = pixels(images).cpu().expand(-1, 3, -1, -1)
     red, green, blue = images.unbind(1)
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1).flatten(2)
     spread, mean = (torch.linalg.vector_norm(x, dim=1)
@@ -82,7 +82,7 @@ def image_statistics(
         table.insert(0, "ssim", [metrics.structural_similarity(
             image.numpy(), reference.numpy(), data_range=1, channel_axis=0, gaussian_weights=True,
             use_sample_covariance=False)
-            for image, reference in zip(images, pixels(references).cpu())])
+            for image, reference in zip(images, pixels(references).cpu().expand(-1, 3, -1, -1))])
     return table
 
 
