@@ -4,6 +4,7 @@ that depend neither on the batch nor on interruptions, and failures that stop on
 
 import functools
 import math
+import re
 import pickle
 import platform
 
@@ -551,4 +552,5 @@ def test_the_bar_shows_the_loss_and_how_many_have_passed(samples, small, capsys)
                    stop=null_distribution(small, "2", samples))
     shown = capsys.readouterr().err
     assert "10/10" in shown or "passed" in run.status and shown
-    assert f"median loss {run.loss[4].nanmedian():.3g}, " in shown and "of 20 passed" in shown
+    losses = re.findall(r"median loss (\S+), \d+ of 20 passed", shown)  # it is drawn now and then
+    assert losses and set(losses) <= {f"{run.loss[step].nanmedian():.3g}" for step in (4, 9)}
