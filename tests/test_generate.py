@@ -4,9 +4,9 @@ that depend neither on the batch nor on interruptions, and failures that stop on
 
 import functools
 import math
-import re
 import pickle
 import platform
+import re
 
 import numpy as np
 import pytest
