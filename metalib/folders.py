@@ -1,7 +1,6 @@
 """The pictures of a folder: which files they are, in which order, and of which classes."""
 
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,8 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
+
+from metalib.notices import warn
 
 PICTURES: set[str] = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".pgm", ".ppm",
                       ".webp", ".tif", ".tiff"}
@@ -114,7 +115,7 @@ def _warn_of(
         notes.append(f"the classes are the folders {', '.join(class_names)}, whatever folders are "
                      f"in them; for those as classes, load folder:{folder / class_names[0]}")
     if notes:
-        warnings.warn(f"{folder}: {'; '.join(notes)}", UserWarning, stacklevel=4)
+        warn(f"{folder}: {'; '.join(notes)}")
 
 
 def _listed(others: list[Path], folder: Path) -> str:

@@ -6,7 +6,6 @@
     verdict(table)            # one row per stage and null: the share of images, with interval
 """
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +31,7 @@ from metalib.evaluation.observers import (
 from metalib.evaluation.permutations import Chance, p_value, row_blocks
 from metalib.evaluation.simulated import simulated_responses
 from metalib.models.model import Model
+from metalib.notices import warn
 from metalib.plain import whole
 
 __all__ = [
@@ -278,8 +278,7 @@ def _computable(
     if unperturbed:
         lacking["distance"] = f"{unperturbed[0]} lacks responses to perturbations, perturbed="
     for null, reason in lacking.items():
-        warnings.warn(f"the null {null!r} is left out: {reason}; nulls= chooses without a warning",
-                      UserWarning, stacklevel=5)
+        warn(f"the null {null!r} is left out: {reason}; nulls= chooses without a warning")
     return [null for null in ("random", "same-class", "distance") if null not in lacking]
 
 

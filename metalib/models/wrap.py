@@ -92,7 +92,7 @@ def wrap_model(
 @functools.cache
 def _mention_normalisation() -> None:
     warn("neither mean nor std is given: the network is given pixels in [0, 1] as they "
-                  "are; most were trained on (pixels - mean) / std")
+         "are; most were trained on (pixels - mean) / std")
 
 
 def _normalisation(mean: Any, std: Any) -> tuple[list[float], list[float]]:
