@@ -1,0 +1,45 @@
+"""Figures: functions that take data and an Axes, draw, and return the Axes.
+
+`ax` is the Axes to draw on, by default the current one. Nothing else in metalib draws. One function
+makes a Figure of its own: `metamers_below_references`, which is `Metamers.plot`.
+"""
+
+from metalib.plots.common import estimates, side_by_side
+from metalib.plots.generation import (
+    LABELS,
+    cost_and_distinctness,
+    match_by_evaluations,
+    null_and_metamers,
+    pairs,
+    share_passed,
+)
+from metalib.plots.models import accuracy_and_robustness
+from metalib.plots.pictures import metamers_below_references, montage
+from metalib.plots.representation import (
+    KINDS,
+    by_stage,
+    fisher,
+    observers_by_stages,
+    power_curves,
+    rejection_rates,
+    similarity_clouds,
+)
+from metalib.plots.seeing import against_natural, concentration, displacements, heat_maps
+from metalib.plots.style import COLUMN, LINES, MARKERS, short, styled, use_style
+from metalib.plots.transfer import (
+    against_distance,
+    by_depth,
+    clustered,
+    people_and_networks,
+    transfer_matrix,
+)
+
+__all__ = [
+    "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "accuracy_and_robustness",
+    "against_distance", "against_natural", "by_depth", "by_stage", "clustered", "concentration",
+    "cost_and_distinctness", "displacements", "estimates", "fisher", "heat_maps",
+    "match_by_evaluations", "metamers_below_references", "montage", "null_and_metamers",
+    "observers_by_stages", "pairs", "people_and_networks", "power_curves", "rejection_rates",
+    "share_passed", "short", "side_by_side", "similarity_clouds", "styled", "transfer_matrix",
+    "use_style",
+]

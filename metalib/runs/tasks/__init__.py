@@ -1,0 +1,15 @@
+"""Functions of plain values, to be swept over a grid (see `metalib.sweep`).
+
+A task of your own is a function like these. With `checked_by`, a wrong cell is found before the
+first one is computed.
+
+    task: metalib.tasks:transfer
+    grid: {generator: [zoo/vgg-standard-0, zoo/vgg-robust-0], stage: [group1, group3]}
+    parameters: {observers: [zoo/resnet-standard-0], n_images: 10}
+"""
+
+from metalib.runs.tasks.checks import checked_by
+from metalib.runs.tasks.generation import generation
+from metalib.runs.tasks.transfer import transfer
+
+__all__ = ["checked_by", "generation", "transfer"]

@@ -1,0 +1,36 @@
+"""What tasks ask before they compute."""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import TypeVar
+
+from metalib.data import ImageSet, load_images
+from metalib.evaluation.inventory import Loader
+from metalib.plain import whole
+
+Task = TypeVar("Task", bound=Callable)
+
+
+def checked_by(check: Callable[..., object]) -> Callable[[Task], Task]:
+    """Give a task a check, which `sweep` calls for every cell before it computes the first one.
+
+    Args:
+        check: a function of the task's keywords, defaults included, that raises a ValueError where
+            they are wrong; what it returns is ignored.
+    """
+    def give(task: Task) -> Task:
+        vars(task)["check"] = check
+        return task
+
+    return give
+
+
+@functools.lru_cache(maxsize=4)
+def known(
+    image_set: str, split: str | None, n_images: int, size: int, allow_pickle: bool = False,
+    cards: str = "{}",
+) -> tuple[ImageSet, Loader]:
+    """Images, and what has been found out about models that are to take them."""
+    images = load_images(image_set, split=split, n=whole("n_images", n_images, 1), size=size)
+    return images, Loader("cpu", allow_pickle, json.loads(cards))

@@ -1,0 +1,59 @@
+"""Metamers of one model, made and judged."""
+
+from typing import Any
+
+import pandas as pd
+
+from metalib.data import load_images
+from metalib.evaluation.criterion import judge
+from metalib.evaluation.nulls import load_null, shipped_stages
+from metalib.generation.arguments import optimizer_of
+from metalib.generation.generate import generate
+from metalib.models.registry import load_model
+from metalib.plain import whole
+from metalib.runs.tasks.checks import checked_by, known
+
+
+def check_generation(
+    *, model: str, stage: str, optimizer: Any, image_set: str, split: str | None, n_images: int,
+    size: int, **counts: Any,
+) -> None:
+    """Raise a ValueError unless there are such a model, null, optimizer and images."""
+    images, load = known(image_set, split, n_images, size)
+    entry, = load.entries(model, images, "models")
+    if stage not in entry.stages:
+        raise ValueError(f"{model} has no stage {stage!r}; its stages are "
+                         f"{', '.join(entry.stages)}")
+    if stage not in (shipped := shipped_stages(model)):
+        raise ValueError(f"no null ships for {model}, {stage}, only for "
+                         f"{', '.join(sorted(shipped)) or 'models of the bundled zoo'}")
+    optimizer_of(optimizer, 0)
+    for name in ("steps", "check_every"):
+        whole(name, counts[name], 1)
+
+
+@checked_by(check_generation)
+def generation(
+    model: str, stage: str, optimizer: Any = "spectral_lbfgs", image_set: str = "cifar10-samples",
+    split: str | None = None, n_images: int = 20, size: int = 32, steps: int = 200, seed: int = 0,
+    until_passed: bool = True, check_every: int = 5, device: str = "cpu",
+) -> pd.DataFrame:
+    """Make metamers of one model at one stage and judge them.
+
+    Args:
+        model, stage: names; the null of the stage must ship with the model.
+        optimizer, steps, seed, check_every, device: as in `generate`.
+        image_set, split, n_images, size: the references, as in `load_images`.
+        until_passed: stop an image where it first passes the criterion.
+
+    Returns:
+        pandas.DataFrame: the rows of `metalib.judge`, with the `seconds` that all metamers took
+        together.
+    """
+    network = load_model(model, device=device)
+    images = load_images(image_set, split=split, n=n_images, seed=seed, size=size)
+    null = load_null(network, stage)
+    metamers = generate(
+        network, images, stage, optimizer=optimizer, steps=steps, seed=seed,
+        stop=null if until_passed else None, check_every=check_every)
+    return judge(network, stage, metamers, null).assign(seconds=metamers.seconds)

@@ -1,0 +1,62 @@
+"""Metamers of one model, shown to others."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from metalib.data import load_images
+from metalib.evaluation.inventory import Nulls
+from metalib.evaluation.transfer import Plan, transfer_study
+from metalib.generation.arguments import optimizer_of
+from metalib.models.registry import list_models
+from metalib.plain import whole
+from metalib.runs.tasks.checks import checked_by, known
+
+
+def check_transfer(
+    *, generator: str, stage: str | float, observers: Sequence[str], image_set: str,
+    split: str | None, n_images: int, size: int, null_set: str | None, null_images: int,
+    steps: int, cards: dict[str, dict[str, Any]] | None, allow_pickle: bool,
+    generation: dict[str, Any] | None, **_: Any,
+) -> None:
+    """Raise a ValueError unless there are such models, stages, nulls, optimizer and images."""
+    images, load = known(image_set, split, n_images, size, allow_pickle, json.dumps(cards or {}))
+    few = min(whole("null_images", null_images, 2), 20)
+    natural = known(null_set, None, few, size)[0] if null_set else None
+    Plan.of(load.entries([generator], images, "generators"),
+            load.entries(list(observers) or list_models("zoo/*"), images, "observers"), images,
+            [stage], Nulls({}, natural), False, {}, True, 1)
+    if generation and "optimizer" in generation:
+        optimizer_of(generation["optimizer"], generation.get("jitter", 0))
+    whole("steps", steps, 1)
+
+
+@checked_by(check_transfer)
+def transfer(
+    generator: str, stage: str | float, observers: Sequence[str] = (),
+    image_set: str = "cifar10-samples", split: str | None = None, n_images: int = 20,
+    size: int = 32, null_set: str | None = None, null_images: int = 2000, steps: int = 60,
+    seed: int = 0, cards: dict[str, dict[str, Any]] | None = None, allow_pickle: bool = False,
+    device: str = "cpu", generation: dict[str, Any] | None = None,
+) -> pd.DataFrame:
+    """The transfer study of one generator at one stage; a grid of these is the whole study.
+
+    Args:
+        generator, stage: names; a stage may be a relative depth instead.
+        observers: names; without any, all models of the bundled zoo.
+        image_set, split, n_images, size: the references, as in `load_images`.
+        null_set, null_images: source and number of the natural images for models that ship no
+            null.
+        steps, seed, cards, allow_pickle, device, generation: as in `transfer_study`.
+
+    Returns:
+        pandas.DataFrame: the rows of `metalib.transfer_study`.
+    """
+    images = load_images(image_set, split=split, n=n_images, seed=seed, size=size)
+    natural = load_images(null_set, n=null_images, seed=seed + 1, size=size) if null_set else None
+    return transfer_study(
+        [generator], list(observers) or list_models("zoo/*"), images, stages=[stage],
+        null_images=natural, steps=steps, seed=seed, cards=cards, allow_pickle=allow_pickle,
+        device=device, generation=generation)
