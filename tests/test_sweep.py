@@ -109,7 +109,7 @@ def test_addresses_change_with_all_that_matters_and_with_nothing_else(tmp_path, 
     module = sys.modules["metalib.runs.sweep"]
 
     def address(task="metalib.tasks:generation", **values):
-        (file, _), = module._cells(task, [{"stage": "group1", **values}], tmp_path, {})
+        (file, _), = module.cells_of(task, [{"stage": "group1", **values}], directory=tmp_path)
         return file.address
 
     notebook = tmp_path / "n.ipynb"
