@@ -18,7 +18,7 @@ CLOSEST = 1e-8  # of the losses in the table: 160 dB, what single precision cann
 
 def check_match(
     *, model: str, stage: str, optimizer: Any, image_set: str, split: str | None, n_images: int,
-    size: int, steps: int, evaluations: Sequence[int], first: int, **_: Any,
+    size: int, steps: int, noted_at: Sequence[int], first: int, **_: Any,
 ) -> None:
     """Raise a ValueError unless there are such a model, stage, optimizer and images."""
     images, load = known(image_set, split, n_images, size)
@@ -27,7 +27,7 @@ def check_match(
         raise ValueError(f"{model} has no stage {stage!r}; its stages are "
                          f"{', '.join(entry.stages)}")
     optimizer_of(optimizer, 0)
-    for number in (steps, *evaluations):
+    for number in (steps, *noted_at):
         whole("a number of evaluations", number, 1)
     whole("first", first, 0, n_images)
 
@@ -36,7 +36,7 @@ def check_match(
 def match(
     model: str, stage: str, optimizer: Any = "spectral_lbfgs", image_set: str = "cifar10-samples",
     split: str | None = None, n_images: int = 10, size: int = 32, steps: int = 480, seed: int = 0,
-    evaluations: Sequence[int] = (), device: str = "cpu", first: int = 0,
+    noted_at: Sequence[int] = (), device: str = "cpu", first: int = 0,
 ) -> pd.DataFrame:
     """How well the activations of metamers match those of their references, by evaluations.
 
@@ -44,7 +44,7 @@ def match(
         model, stage, optimizer, steps, seed, device: as in `generate`; there is no criterion, so
             that every image takes all steps.
         image_set, split, n_images, size: the references, as in `load_images`.
-        evaluations: at which the match is noted, those above `steps` left out; without any,
+        noted_at: the evaluations at which the match is noted, those above `steps` left out; without any,
             see `spaced`.
         first: make the metamers of so many of the references only; 0 makes all.
 
@@ -56,7 +56,7 @@ def match(
     network = load_model(model, device=device)
     images = references(image_set, split, n_images, size, seed, first)
     metamers = generate(network, images, stage, optimizer=optimizer, steps=steps, seed=seed)
-    counts = np.asarray([count for count in evaluations or spaced(steps) if count <= steps])
+    counts = np.asarray([count for count in noted_at or spaced(steps) if count <= steps])
     loss = metamers.loss.numpy()[counts - 1].clip(min=CLOSEST)
     return pd.DataFrame({
         "image": np.tile(np.arange(len(images)), len(counts)),
