@@ -44,8 +44,8 @@ def match(
         model, stage, optimizer, steps, seed, device: as in `generate`; there is no criterion, so
             that every image takes all steps.
         image_set, split, n_images, size: the references, as in `load_images`.
-        noted_at: the evaluations at which the match is noted, those above `steps` left out; without any,
-            see `spaced`.
+        noted_at: at which evaluations the match is noted, those above `steps` left out; without
+            any, see `spaced`.
         first: make the metamers of so many of the references only; 0 makes all.
 
     Returns:
