@@ -10,6 +10,7 @@ first one is computed.
 
 from metalib.runs.tasks.checks import checked_by
 from metalib.runs.tasks.generation import generation
+from metalib.runs.tasks.representation import rejections, representation
 from metalib.runs.tasks.transfer import transfer
 
-__all__ = ["checked_by", "generation", "transfer"]
+__all__ = ["checked_by", "generation", "rejections", "representation", "transfer"]
