@@ -171,3 +171,28 @@ def verdicts(names: Sequence[str] = ()) -> list[Verdict]:
     read = {study: studies.table(study) for study in dict.fromkeys(
         study for name in names or known for study in known[name].studies)}
     return [judged(known[name], read) for name in names or known]
+
+
+def shown(found: Sequence[Verdict], question: str) -> Any:
+    """The verdicts on a question as a table of a page: claim, verdict, scope, and where to see it.
+
+    Args:
+        found: as `verdicts` gives them.
+        question: one of `QUESTIONS`.
+
+    Returns:
+        IPython.display.Markdown.
+    """
+    from IPython.display import Markdown
+    rows = [f"| {one.sentence} | {WORDS[one.word]} | {one.scope} | {_link(one.claim)} |"
+            for one in found if one.claim.question == question]
+    return Markdown("\n".join(["| claim | verdict | for | see |", "|---|---|---|---|", *rows]))
+
+
+WORDS = {"supported": "supported", "unsupported": "**not supported**", "opposite": "**opposite**"}
+
+
+def _link(claim: Claim) -> str:
+    """The figure of a claim as a link from a page in `book`."""
+    page, _, anchor = claim.figure.partition("#")
+    return f"[chapter {int(page[:2])}](../notebooks/{page}{'#' + anchor if anchor else ''})"
