@@ -109,7 +109,7 @@ def test_addresses_change_with_all_that_matters_and_with_nothing_else(tmp_path, 
     module = sys.modules["metalib.runs.sweep"]
 
     def address(task="metalib.tasks:generation", **values):
-        (file, _), = module._cells(task, [{"stage": "group1", **values}], tmp_path, {})
+        (file, _), = module.cells_of(task, [{"stage": "group1", **values}], directory=tmp_path)
         return file.address
 
     notebook = tmp_path / "n.ipynb"
@@ -138,7 +138,8 @@ def test_addresses_change_with_all_that_matters_and_with_nothing_else(tmp_path, 
         weights.write_bytes(content)
         module._weights_hash.cache_clear()
         monkeypatch.setitem(SOURCES, "torchvision", type("Files", (), {
-            "names": lambda: ["alexnet"], "files": lambda name: [weights]}))
+            "names": lambda: ["alexnet"], "files": lambda name: [weights],
+            "nulls": lambda name: None}))
         hashes.append(address(**model))
     module._weights_hash.cache_clear()
     assert hashes[0] == hashes[2] != hashes[1]
