@@ -34,7 +34,7 @@ def of_images(
     Raises:
         ValueError: there is no such row.
     """
-    rows = table[(table["part"] == "image") & (table["observer"] != table["generator"])]
+    rows: Any = table[(table["part"] == "image") & (table["observer"] != table["generator"])]
     for name, value in (("generator_training", training), ("matched", matched), ("stage", stage),
                         ("null", null)):
         rows = rows[rows[name] == value] if value else rows
@@ -53,7 +53,7 @@ def primary(table: pd.DataFrame) -> pd.DataFrame:
         `primary_p`, corrected by Holm's method over the observers and stages of one set of
         metamers, and `beyond`, whether it is at most 5 %.
     """
-    rows = table[(table["part"] == "stage") & (table["observer"] != table["generator"])]
+    rows: Any = table[(table["part"] == "stage") & (table["observer"] != table["generator"])]
     sets = rows.groupby(["generator", "matched"], sort=False)["same-class_p"]
     rows = rows.assign(primary_p=sets.transform(_holm))
     return rows.assign(beyond=rows["primary_p"] <= ALPHA)
@@ -61,7 +61,7 @@ def primary(table: pd.DataFrame) -> pd.DataFrame:
 
 def beyond(table: pd.DataFrame, *, training: str, matched: str) -> dict[str, int]:
     """In how many `cells`, stages of other networks, the primary test is significant: `count`."""
-    cells = primary(table)
+    cells: Any = primary(table)
     chosen = cells[(cells["generator_training"] == training) & (cells["matched"] == matched)]
     return {"count": int(chosen["beyond"].sum()), "cells": len(chosen)}
 
@@ -95,14 +95,14 @@ def auc(
         `estimate`, `low`, `high`, and the numbers of `generators`, `observers` and `images`; with
         a training also `count` and `cells` of `beyond`.
     """
-    rows = of_images(table, training=training, matched=matched, stage=stage, null=null)
+    rows: Any = of_images(table, training=training, matched=matched, stage=stage, null=null)
     found = _found(mean_interval(_crossed(rows, "auc")), rows)
     return found | (beyond(table, training=training, matched=matched) if training else {})
 
 
 def aucs(table: pd.DataFrame, *, matched: str) -> pd.DataFrame:
     """`auc` for metamers of one stage, by training of the generator, stage and null."""
-    rows = of_images(table, matched=matched)
+    rows: Any = of_images(table, matched=matched)
     keys: Any = rows[["generator_training", "stage", "null"]].drop_duplicates()
     found = [auc(table, training=training, matched=matched, stage=stage, null=null)
              for training, stage, null in keys.itertuples(index=False)]
@@ -118,7 +118,7 @@ def better_and_worse(table: pd.DataFrame, *, matched: str) -> pd.DataFrame:
         stages whose interval lies above one half (`better`) and below it (`worse`), and of all
         `stages`.
     """
-    rows = aucs(table, matched=matched)
+    rows: Any = aucs(table, matched=matched)
     rows = rows[rows["null"].isin(["noise", "blend"])]
     rows = rows.assign(better=rows["low"] > 0.5, worse=rows["high"] < 0.5)
     return rows.groupby(["generator_training", "null"], sort=False).agg(
@@ -129,7 +129,7 @@ def gain_of_training(
     table: pd.DataFrame, *, matched: str, stage: str, null: str = "same-class",
 ) -> dict[str, Any]:
     """`auc` of robust generators less that of standard ones, in the same networks and images."""
-    rows = of_images(table, matched=matched, stage=stage, null=null)
+    rows: Any = of_images(table, matched=matched, stage=stage, null=null)
     robust, standard = (_crossed(rows[rows["generator_training"] == training], "auc", frame=True)
                         for training in ("robust", "standard"))
     difference = (robust - standard).dropna(how="any").to_numpy()
@@ -150,7 +150,7 @@ def single(
         A dict as of `auc`, with `floor`, the smallest p-value that the null allows, and `first`,
         the share of metamers that are more similar than all of the null.
     """
-    rows = of_images(table, training=training, matched=matched, stage=stage, null=null)
+    rows: Any = of_images(table, training=training, matched=matched, stage=stage, null=null)
     rows = rows.assign(hit=(rows["q_value"] <= q).where(rows["q_value"].notna()))
     first = (rows["auc"] > 1 - 1e-6).where(rows["auc"].notna()).astype(float)
     return _found(share_interval(_crossed(rows, "hit")), rows) | {
@@ -165,7 +165,7 @@ def singles(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
         class, with `low` and `high`; `first`, more similar than all photographs of the class;
         `nearest`, those whose reference is the nearest of all references; `recognised`.
     """
-    rows = of_images(table, stage=stage, null="same-class")
+    rows: Any = of_images(table, stage=stage, null="same-class")
     found = []
     for (training, matched), part in rows.groupby(["generator_training", "matched"], sort=False):
         test = single(table, training=str(training), matched=str(matched), stage=stage)
@@ -183,7 +183,8 @@ def fewest_significant(table: pd.DataFrame) -> float:
     the method of Benjamini and Hochberg, k of n p-values as small as that are significant at 5 %
     only if k / n is at least twenty times as large as they are.
     """
-    draws = of_images(table, null="same-class")["draws"].max()
+    rows: Any = of_images(table, null="same-class")
+    draws = rows["draws"].max()
     return float(1 / (1 + draws) / ALPHA)
 
 
@@ -200,7 +201,7 @@ def disagreements(table: pd.DataFrame, *, matched: str, stage: str) -> dict[str,
         but not recognised; the counts `both`, `recognised`, `identified` (only) and `neither`; and
         the numbers of `generators`, `observers` and `images`.
     """
-    rows = of_images(table, matched=matched, stage=stage, null="random").dropna(
+    rows: Any = of_images(table, matched=matched, stage=stage, null="random").dropna(
         subset=["recognised", "rank"])
     known, nearest = rows["recognised"].astype(bool), rows["rank"] == 1
     rows = rows.assign(difference=known.astype(float) - nearest.astype(float))
@@ -218,10 +219,11 @@ def second_order(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
         `correlation_pearson`, `euclidean_pearson` and `cka_score` (see `representation_test`).
     """
     by = ["generator_training", "matched"]
-    images = of_images(table, stage=stage, null="random").groupby(by, sort=False)
-    stages = primary(table)
+    rows: Any = of_images(table, stage=stage, null="random")
+    images = rows.groupby(by, sort=False)
+    stages: Any = primary(table)
     stages = stages[stages["stage"] == stage].groupby(by, sort=False)
-    means: Any = images[["similarity", "ceiling"]].mean().join(stages[[
+    means = images[["similarity", "ceiling"]].mean().join(stages[[
         "natural_95", "correlation_pearson", "euclidean_pearson", "cka_score"]].mean())
     return means[["similarity", "natural_95", "ceiling", "correlation_pearson",
                   "euclidean_pearson", "cka_score"]].reset_index()
@@ -244,7 +246,7 @@ def _crossed(rows: pd.DataFrame, value: str, frame: bool = False) -> Any:
     return cells if frame else cells.dropna(axis=1).to_numpy()
 
 
-def _found(interval: tuple[float, float, float], rows: pd.DataFrame) -> dict[str, Any]:
+def _found(interval: tuple[float, float, float], rows: Any) -> dict[str, Any]:
     return {**dict(zip(("estimate", "low", "high"), map(float, interval))),
             **{f"{name}s": int(rows[name].nunique()) for name in (
                 "generator", "observer", "image")}}

@@ -73,7 +73,7 @@ def rates(table: pd.DataFrame, *, of_class: bool = False) -> pd.DataFrame:
     Returns:
         A row for each planted similarity and a column for each test.
     """
-    rows = table[(table["of_class"] == of_class) & table["rejected"].notna()]
+    rows: Any = table[(table["of_class"] == of_class) & table["rejected"].notna()]
     sums = rows.groupby(["similarity", "test"], sort=False)[["rejected", "experiments"]].sum()
     shares: Any = (sums["rejected"] / sums["experiments"]).unstack(sort=False)
     return shares
@@ -92,7 +92,7 @@ def rejection(
     Returns:
         `estimate`, `low`, `high`, the number of `experiments`, and the `test`.
     """
-    rows = table[(table["of_class"] == of_class) & np.isclose(table["similarity"], similarity)
+    rows: Any = table[(table["of_class"] == of_class) & np.isclose(table["similarity"], similarity)
                  & table["test"].isin(test.split("|"))]
     sums = rows.groupby("test", sort=False)[["rejected", "experiments"]].sum()
     name = sums["rejected"].idxmax()

@@ -38,7 +38,8 @@ def counted(table: pd.DataFrame, *, stage: str = "") -> pd.DataFrame:
     Raises:
         ValueError: there is no such row.
     """
-    rows = table[table["generator_passed"].astype(bool) & (table["generator"] != table["observer"])]
+    passed = table["generator_passed"].astype(bool)
+    rows: Any = table[passed & (table["generator"] != table["observer"])]
     rows = rows[rows["stage"] == stage] if stage else rows
     if rows.empty:
         raise ValueError(f"no metamer of {stage or 'any stage'} passes at its own generator and is "
@@ -61,7 +62,7 @@ def share(
         all rows are the same, their resamples are, too; the interval is then that of as many
         independent observations as there are networks, of the role that has fewer.
     """
-    rows = counted(table, stage=stage)
+    rows: Any = counted(table, stage=stage)
     found = _found(crossed.means(rows, [], value=value, resamples=resamples))
     if rows[value].dropna().nunique() == 1:
         found |= _ends_of_a_constant(found["estimate"],
@@ -91,14 +92,14 @@ def excess(
     Returns:
         A difference of shares, in a dict as of `share`.
     """
-    rows = counted(table, stage=stage)
+    rows: Any = counted(table, stage=stage)
     rows = rows[rows["generator_training"] == training] if training else rows
     return _difference(rows, "agrees", "control_agrees", resamples)
 
 
 def excesses(table: pd.DataFrame, *, resamples: int = 2000) -> pd.DataFrame:
     """The `excess` by training of the generator and stage: the rows of `crossed.means`."""
-    rows = counted(table)
+    rows: Any = counted(table)
     rows = rows.assign(excess=_less(rows, "agrees", "control_agrees"))
     return crossed.means(rows, ["generator_training", "stage"], value="excess", resamples=resamples)
 
@@ -117,7 +118,7 @@ def contrast(
     Returns:
         A difference of shares, in a dict as of `share`; missing where a group has no rows.
     """
-    rows = counted(table, stage=stage)
+    rows: Any = counted(table, stage=stage)
     found: Any = crossed.differences(rows, by, [(first, second)], value=value,
                                      resamples=resamples).iloc[0]
     return {"estimate": found["difference"], "low": found["low"], "high": found["high"],
@@ -146,7 +147,7 @@ def by_relation(
         A row for each of `RELATIONS`: the columns of `crossed.means`, and `mixed`, `mixed_low` and
         `mixed_high` of `crossed.mixed_model`.
     """
-    rows = counted(table, stage=stage)
+    rows: Any = counted(table, stage=stage)
     means = crossed.means(rows, "relation", value=value, resamples=resamples)
     mixed = crossed.mixed_model(rows, "relation", value=value).set_index("relation")
     mixed = mixed.rename(columns={"mean": "mixed", "low": "mixed_low", "high": "mixed_high"})
@@ -161,7 +162,8 @@ def by_depth(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
         The rows of `crossed.means` by `generator_training`, `observer_training` and `depth`, with
         the column `shown`: "metamers" or "noise, same distance".
     """
-    rows, by = counted(table), ["generator_training", "observer_training", "depth"]
+    rows: Any = counted(table)
+    by = ["generator_training", "observer_training", "depth"]
     return pd.concat([
         crossed.means(rows, by, value=value, resamples=resamples).assign(shown=shown)
         for value, shown in (("agrees", "metamers"), ("control_agrees", "noise, same distance"))],
@@ -178,7 +180,7 @@ def by_kind(table: pd.DataFrame, value: str, *, stage: str) -> pd.DataFrame:
         table, stage: as in `counted`.
         value: the column whose share is taken.
     """
-    rows = counted(table, stage=stage)
+    rows: Any = counted(table, stage=stage)
     names = [f"{role}_{key}" for role in ("generator", "observer")
              for key in ("training", "architecture")]
     cells: Any = rows.assign(value=rows[value].astype(float)).groupby(names)["value"].mean()
@@ -193,7 +195,7 @@ def made(table: pd.DataFrame) -> pd.DataFrame:
         A row for each training and architecture; a column for each stage, in the order of depth;
         and `accuracy`, the share of references (%) that networks of this kind recognise.
     """
-    own = table[table["generator"] == table["observer"]]
+    own: Any = table[table["generator"] == table["observer"]]
     kind = ["generator_training", "generator_architecture"]
     own = own.assign(passed=100 * own["generator_passed"].astype(float),
                      accuracy=100 * own["reference_recognised"].astype(float))
@@ -214,7 +216,7 @@ def asymmetry(table: pd.DataFrame, *, stage: str, resamples: int = 1000) -> dict
         `estimate`, `low`, `high`, the `correlation` of both directions, and the numbers of
         `generators`, `observers` and `images`.
     """
-    rows = counted(table, stage=stage)
+    rows: Any = counted(table, stage=stage)
     found = crossed.asymmetry(rows, resamples=resamples)
     return {**found.loc["difference"].to_dict(),
             "correlation": found.loc["correlation", "estimate"], **_sizes(rows)}
@@ -226,7 +228,7 @@ def directions(table: pd.DataFrame, *, stage: str, resamples: int = 1000) -> pd.
     Shares of the variance between pairs (`crossed.variance_explained`), and what the two directions
     of a pair have in common (`crossed.asymmetry`).
     """
-    rows = counted(table, stage=stage)
+    rows: Any = counted(table, stage=stage)
     names = {"generator": "variance: generator", "observer": "variance: observer",
              "rest": "variance: the pair, and noise", "correlation": "both ways: correlation",
              "reciprocity": "both ways: of what is particular to a pair",
@@ -249,8 +251,8 @@ def gain(
         and `most` and the shares `at_least` and `at_most`. Only metamers that pass at their own
         generator with both count.
     """
-    rows = counted(table, stage=stage)
-    wide = _by_steps(rows, value)
+    rows: Any = counted(table, stage=stage)
+    wide: Any = _by_steps(rows, value)
     least, most = wide.columns.min(), wide.columns.max()
     found = _found(crossed.means((wide[most] - wide[least]).rename("gain").reset_index(), [],
                                  value="gain", resamples=resamples))
@@ -269,7 +271,7 @@ def by_effort(table: pd.DataFrame, value: str, *, resamples: int = 500) -> pd.Da
     Returns:
         The rows of `crossed.means` by `stage`, `generator_training` and `steps`.
     """
-    wide = _by_steps(counted(table), value)
+    wide: Any = _by_steps(counted(table), value)
     rows = wide.stack().rename(value).reset_index()
     training = table.groupby("generator")["generator_training"].first()
     rows["generator_training"] = rows["generator"].map(training)
@@ -321,11 +323,13 @@ def people_in_all_ways(*, resamples: int = 2000) -> pd.DataFrame:
         "within networks, given depth": {"within": "model", "given": "depth"},
         "all stages, Pearson": {"method": "pearson"}}
     rows = {way: people(resamples=resamples, **options) for way, options in ways.items()}
-    table = published()
-    for third, part in table.groupby(np.ceil(3 * table["depth"] - 0.01).astype(int)):
-        rows[f"{('first', 'second', 'last')[int(third) - 1]} third of depth"] = crossed.correlation(
-            part, "human", "networks", clusters="model", resamples=resamples)
-    return pd.DataFrame(rows).T[["estimate", "low", "high", "rows", "clusters"]]
+    table: Any = published()
+    thirds = np.ceil(3 * table["depth"] - 0.01)
+    for number, third in enumerate(("first", "second", "last"), 1):
+        rows[f"{third} third of depth"] = crossed.correlation(
+            table[thirds == number], "human", "networks", clusters="model", resamples=resamples)
+    columns = ["estimate", "low", "high", "rows", "clusters"]
+    return pd.DataFrame(rows, index=columns).T
 
 
 # --- Parts ---------------------------------------------------------------------------------------
@@ -337,11 +341,11 @@ def _in_order(kinds: pd.Index) -> pd.MultiIndex:
         names=["training", "architecture"])
 
 
-def _less(rows: pd.DataFrame, first: str, second: str) -> pd.Series:
+def _less(rows: Any, first: str, second: str) -> Any:
     return rows[first].astype(float) - rows[second].astype(float)
 
 
-def _difference(rows: pd.DataFrame, first: str, second: str, resamples: int) -> dict[str, Any]:
+def _difference(rows: Any, first: str, second: str, resamples: int) -> dict[str, Any]:
     rows = rows.assign(difference=_less(rows, first, second))
     return _found(crossed.means(rows, [], value="difference", resamples=resamples))
 
@@ -352,7 +356,7 @@ def _found(means: pd.DataFrame) -> dict[str, Any]:
             **{name: int(row[name]) for name in ("generators", "observers", "images")}}
 
 
-def _sizes(rows: pd.DataFrame) -> dict[str, int]:
+def _sizes(rows: Any) -> dict[str, int]:
     return {f"{name}s": int(rows[name].nunique()) for name in crossed.FACTORS}
 
 
