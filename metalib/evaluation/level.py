@@ -3,6 +3,7 @@
     rejected(100)                          # nothing is shared: each should reject 5 in 100
     rejected(100, of_class=True)           # only the class is shared
     rejected(100, similarity=0.8)          # an effect is planted
+    rates(table)                           # shares rejected, of a table of such rows
 """
 
 from typing import Any
@@ -14,6 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from metalib import metrics
+from metalib.evaluation.intervals import share_interval
 from metalib.evaluation.representation import representation_test
 from metalib.evaluation.simulated import simulated_responses
 
@@ -59,6 +61,58 @@ def rejected(
         float(np.mean([measure(*pair) for pair in pairs]))
         for measure in (metrics.cka, metrics.debiased_cka)]})
     return pd.concat([counts, means], ignore_index=True)
+
+
+def rates(table: pd.DataFrame, *, of_class: bool = False) -> pd.DataFrame:
+    """The share of experiments that each test rejects.
+
+    Args:
+        table: rows of `rejected` for several seeds, with the columns `similarity` and `of_class`.
+        of_class: whether metamers share the class of their reference.
+
+    Returns:
+        A row for each planted similarity and a column for each test.
+    """
+    rows: Any = table[(table["of_class"] == of_class) & table["rejected"].notna()]
+    sums = rows.groupby(["similarity", "test"], sort=False)[["rejected", "experiments"]].sum()
+    shares: Any = (sums["rejected"] / sums["experiments"]).unstack(sort=False)
+    return shares
+
+
+def rejection(
+    table: pd.DataFrame, *, test: str, similarity: float = 0.0, of_class: bool = False,
+) -> dict[str, Any]:
+    """The share of experiments that a test rejects, with the interval of Clopper and Pearson.
+
+    Args:
+        table, of_class: as in `rates`.
+        test: its name; several, separated by "|", give the share of the worst.
+        similarity: what was planted.
+
+    Returns:
+        `estimate`, `low`, `high`, the number of `experiments`, and the `test`.
+    """
+    rows: Any = table[(table["of_class"] == of_class) & np.isclose(table["similarity"], similarity)
+                 & table["test"].isin(test.split("|"))]
+    sums = rows.groupby("test", sort=False)[["rejected", "experiments"]].sum()
+    name = sums["rejected"].idxmax()
+    count, of = int(sums.loc[name, "rejected"]), int(sums.loc[name, "experiments"])
+    share, low, high = share_interval(np.arange(of)[None] < count)
+    return {"estimate": share, "low": low, "high": high, "experiments": of, "test": name}
+
+
+def kept(table: pd.DataFrame) -> dict[str, int]:
+    """How many of the tests keep their level where nothing is shared: `count`, `of`.
+
+    A test keeps it if its share of rejections is one of the 99 % that are likeliest at 5 %. Naive
+    RSA does not count.
+    """
+    shares = rates(table).loc[0.0].drop(NAIVE)
+    experiments = table.loc[(table["similarity"] == 0) & ~table["of_class"]
+                            & (table["test"] == NAIVE), "experiments"].sum()
+    low, high = stats.binom.interval(0.99, experiments, LEVEL)
+    return {"count": int((shares * experiments).round().between(low, high).sum()),
+            "of": len(shares), "experiments": int(experiments)}
 
 
 def _p_values(table: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:

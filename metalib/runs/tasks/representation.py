@@ -59,18 +59,22 @@ def representation(
     Returns:
         pandas.DataFrame: rows of the test whose `part` is "image", one for each stage, image and
         null, and those of its summary whose `part` is "stage". There `null` is "" and `image` -1;
-        columns of the other part are missing. `primary_p` is left out, since it is corrected over
+        columns of the other part are missing. `generator_training` and `observer_training` are from
+        the networks' cards. `primary_p` is left out, since it is corrected over
         all observers.
     """
+    network, maker = load_model(observer), load_model(generator)
     natural, chosen, metamers = _made(generator, matched, image_set, split, n_images, references,
                                       size, steps, seed)
     table = representation_test(
-        load_model(observer), chosen, metamers, natural=natural, nulls=NULLS, draws=draws,
+        network, chosen, metamers, natural=natural, nulls=NULLS, draws=draws,
         permutations=permutations, seed=seed, cache=False)
     stages = table.summary().assign(null="", image=-1, part="stage")
     images = pd.DataFrame(table).assign(part="image")
     rows = [only(images, IMAGE, OF_IMAGES), only(stages, IMAGE, OF_STAGES)]
-    return pd.concat(rows, ignore_index=True).astype({"recognised": "boolean"})
+    return pd.concat(rows, ignore_index=True).astype({"recognised": "boolean"}).assign(
+        generator_training=maker.card.get("training"), observer_training=network.card.get(
+            "training"))
 
 
 @functools.lru_cache(maxsize=2)  # the cells of one generator and stage follow each other
