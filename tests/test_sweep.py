@@ -1,7 +1,6 @@
 """Sweeps: kills, failures, addresses, notebooks, tables with provenance; records of chapters."""
 
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
