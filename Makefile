@@ -70,7 +70,7 @@ clean:
 	rm -rf .venv .cache _build
 
 # $(call copied,FOLDER) and $(call built,FOLDER,OUTPUT): a report whose notebooks were executed before
-copied = sed 's/execute_notebooks: .*/execute_notebooks: "off"/' _config.yml > $(1)/_config.yml && cp _toc.yml $(1)
+copied = sed 's/execute_notebooks: .*/execute_notebooks: "off"/' _config.yml > $(1)/_config.yml && cp _toc.yml CITATION.cff $(1)
 built = $(BIN)/jupyter-book build $(1) --path-output $(2) --all --warningiserror --keep-going
 
 # What a reader can touch: made on the bundled networks.
