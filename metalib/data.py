@@ -180,7 +180,7 @@ def load_images(
         found = _samples(source.removesuffix("-samples"))
         sides = sides or ((224, 224) if source.startswith("imagenet") else (32, 32))
     elif isinstance(source, str) and source.startswith("folder:") and source != "folder:":
-        found = pictures_in(Path(source.removeprefix("folder:")).expanduser(), split)
+        found = pictures_in(_folder(source.removeprefix("folder:")), split)
     else:
         raise ValueError(f"unknown images {source!r}; "
                          "choose 'cifar10-samples', 'imagenet-samples', 'cifar10' or 'folder:PATH'")
@@ -289,6 +289,13 @@ def _samples(dataset: str) -> Found:
     class_names = CIFAR10 if dataset == "cifar10" else tuple(
         ResNet50_Weights.DEFAULT.meta["categories"])
     return Found(paths, [path.name for path in paths], labels, class_names, f"{dataset}-samples")
+
+
+def _folder(path: str) -> Path:
+    """A folder by its path, from here or else from the folder METALIB_DATA."""
+    here, data = Path(path).expanduser(), os.environ.get("METALIB_DATA")
+    there = Path(data).expanduser() / path if data else here
+    return here if here.exists() or not there.exists() else there
 
 
 def _cifar10(split: str, root: str | Path | None) -> ImageSet:

@@ -12,10 +12,12 @@ import dis
 import enum
 import functools
 import hashlib
+import importlib.util
 import json
 import sys
+import tokenize
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,70 @@ def fingerprint(model: Any) -> str:
 def code_of(function: Any) -> str:
     """Hash of a function that a user gave: its code with what it calls and uses, as above."""
     return hashlib.sha256(json.dumps(_Reader().setting(function)).encode()).hexdigest()[:40]
+
+
+@functools.cache
+def code_behind(module: str) -> str:
+    """Hash of a module and of all modules of its package that it imports, directly or not.
+
+    Imports inside functions do not count, nor do comments, docstrings, layout and data files.
+
+    Args:
+        module: its full name, such as "metalib.runs.tasks.generation".
+
+    Raises:
+        ValueError: there is no such module, or it is no Python file.
+    """
+    return hashlib.sha256("".join(f"{name} {_code_of_module(name)[0]}"
+                                  for name in sorted(_behind(module))).encode()).hexdigest()
+
+
+def _behind(module: str) -> set[str]:
+    found, waiting = set(), {module}
+    while waiting:
+        found |= waiting
+        waiting = {other for name in waiting for other in _code_of_module(name)[1]} - found
+    return found
+
+
+@functools.cache
+def _code_of_module(name: str) -> tuple[str, frozenset[str]]:
+    """The hash of one module's code, and the modules of its package that it imports."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not (spec.origin or "").endswith(".py"):
+        raise ValueError(f"there is no module {name} in a Python file")
+    package, files = name.partition(".")[0], set()
+    statements = list(_statements(Path(str(spec.origin))))
+    for statement in statements:
+        if statement[0] == "from" and "import" in statement and statement[1] == package:
+            parent = "".join(statement[1:statement.index("import")])
+            words = statement[statement.index("import") + 1:]
+            files |= {file for file in (parent, *(f"{parent}.{word}" for word in words))
+                      if file != package and file.count(".") and _is_module(file)}
+    return (hashlib.sha256(json.dumps(statements).encode()).hexdigest(), frozenset(files))
+
+
+def _statements(path: Path) -> Iterator[list[str]]:
+    """The statements of a file as lists of words, without comments and docstrings."""
+    blocks, statement = {tokenize.INDENT, tokenize.DEDENT}, []
+    with tokenize.open(path) as file:
+        for token in tokenize.generate_tokens(file.readline):
+            if token.type in blocks:
+                yield [tokenize.tok_name[token.type]]
+            elif token.type == tokenize.NEWLINE:
+                if any(kind != tokenize.STRING for kind, _ in statement):
+                    yield [word for _, word in statement]
+                statement = []
+            elif token.type not in (tokenize.COMMENT, tokenize.NL):
+                statement.append((token.type, token.string))
+
+
+def _is_module(name: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # its parent is no package
+        return False
+    return spec is not None and (spec.origin or "").endswith(".py") and spec.name == name
 
 
 class _Reader:

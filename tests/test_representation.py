@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from metalib import Responses, metrics, representation_test
-from metalib.evaluation import controls, permutations
+from metalib import Responses, metrics, representation_test, tasks
+from metalib.evaluation import controls, level, permutations
 from metalib.evaluation.intervals import mean_interval, share_interval
 from metalib.evaluation.observers import noise_ceiling
 from metalib.evaluation.representation import SECOND_ORDER, verdict
-from metalib.evaluation.simulated import simulated_responses
 
 QUICK = {"permutations": 199, "resamples": 2, "cache": False}
 BOTH = ["random", "same-class"]
@@ -158,23 +157,10 @@ def test_group_p_values_equal_scipys_exact_permutation_tests():
 
 # --- Rejection rates ----------------------------------------------------------------------------
 
-def rejected(experiments, chunk=250, **options):
-    """The share of experiments in which each p-value is at most 5 %.
-
-    The p-values are those of image 0 against each null, and those in the summary.
-    """
-    rates = []
-    for seed in range(experiments // chunk):
-        observer, labels = simulated_responses(chunk, seed=seed + 100, **options)
-        table = representation_test(
-            observer, None, None, labels=labels, seed=seed, permutations=99, resamples=2)
-        image = table[table["image"] == 0].pivot(
-            index="stage", columns="null", values="p_value").add_prefix("image, ")
-        summary = table.summary()
-        columns = [name for name in summary
-                   if name.endswith(("_p", "_p_within")) and name != "primary_p"]
-        rates.append(pd.concat([(image <= 0.05).mean(), (summary[columns] <= 0.05).mean()]))
-    return pd.concat(rates, axis=1).mean(axis=1)
+def rejected(experiments, **options):
+    """The share of experiments in which each p-value of the test is at most 5 %."""
+    table = level.rejected(experiments, seed=100, **options).dropna(subset="rejected")
+    return (table.set_index("test")["rejected"] / experiments).drop(level.NAIVE)
 
 
 def outside(rates, experiments):
@@ -200,21 +186,33 @@ def test_within_classes_nothing_is_found_where_only_the_class_is_shared():
 
 
 def test_a_planted_effect_is_found():
-    rates = rejected(100, chunk=100, n=20, units=200, natural=20, draws=19, similarity=0.8)
+    rates = rejected(100, n=20, units=200, natural=20, draws=19, similarity=0.8)
     assert len(rates) == 17 and rates.min() >= 0.9, rates
 
 
 def test_uncorrected_measures_fail_where_the_test_does_not():
-    """The reason for debiasing.
+    """The reason for debiasing, and for permuting images.
 
-    Uncorrected CKA of unrelated activations is near 1 with few images and many units.
+    Uncorrected CKA of unrelated activations is near 1 with few images and many units, and naive RSA
+    finds that one image has more contrast than another.
     """
-    observer, _ = simulated_responses(20, units=3000, decay=0)
-    both = observer.references, observer.metamers
-    pairs = [[torch.from_numpy(activations[stage]).double() for activations in both]
-             for stage in observer.stages]
-    assert np.mean([metrics.cka(*pair).item() for pair in pairs]) > 0.6
-    assert abs(np.mean([metrics.debiased_cka(*pair).item() for pair in pairs])) < 0.1
+    table = level.rejected(40, n=10, units=3000, natural=5, draws=1).set_index("test")
+    assert table.loc[level.UNCORRECTED, "mean"] > 0.5
+    assert abs(table.loc[level.DEBIASED, "mean"]) < 0.1
+    naive = level.rejected(100, n=20, units=100, natural=5, draws=1).set_index("test")
+    assert naive.loc[level.NAIVE, "rejected"] > 15
+
+
+def test_the_task_holds_images_and_stages_of_one_test():
+    table = tasks.representation(
+        "zoo/vgg-standard-0", "group3", "zoo/vgg-robust-0", n_images=12, references=8, steps=3,
+        draws=2, permutations=9)
+    images, stages = (table[table["part"] == part] for part in ("image", "stage"))
+    assert len(images) == 6 * 5 * 8 and len(stages) == 6 and (stages["null"] == "").all()
+    assert stages["recognised"].isna().all() and images["top1"].isna().all()
+    wanted = images[images["null"] == "same-class"].groupby("stage", sort=False)["auc"].mean()
+    assert stages["same-class_auc"].to_numpy() == pytest.approx(wanted.to_numpy(), nan_ok=True)
+    assert not table.duplicated(["observer", "stage", "part", "null", "image"]).any()
 
 
 # --- Rules for degenerate input -----------------------------------------------------------------

@@ -20,6 +20,7 @@ from metalib import (
     load_images,
     metrics,
     null_distribution,
+    tasks,
     transfer,
     transfer_study,
     wrap_model,
@@ -385,3 +386,14 @@ def test_bad_input_is_told_before_anything_is_made(tiny, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="the null is of small 1"):
         transfer_study([one], [one], pictures, **without, nulls=wrong)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_task_keeps_the_columns_that_are_asked_for_and_computes_few_images_as_all():
+    options = {"generator": "zoo/vgg-standard-0", "stage": "group3", "n_images": 4, "steps": 3,
+               "observers": ["zoo/vgg-standard-0"], "columns": ["agrees", "match"]}
+    whole, few = tasks.transfer(**options), tasks.transfer(**options, first=2)
+    assert list(whole) == ["generator", "stage", "observer", "image", "agrees", "match"]
+    assert whole["match"].dtype == "float32" and len(whole) == 4
+    pd.testing.assert_frame_equal(few, whole[:2], rtol=1e-4)
+    with pytest.raises(ValueError, match="no column colour; choose from generator, stage"):
+        tasks.transfer(**options | {"columns": ["colour"]})

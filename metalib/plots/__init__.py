@@ -1,7 +1,8 @@
 """Figures: functions that take data and an Axes, draw, and return the Axes.
 
 `ax` is the Axes to draw on, by default the current one. Nothing else in metalib draws. One function
-makes a Figure of its own: `metamers_below_references`, which is `Metamers.plot`.
+makes a Figure of its own: `metamers_below_references`, which is `Metamers.plot`. `shown` gives a
+table as a page shows it.
 """
 
 from metalib.plots.common import estimates, side_by_side
@@ -25,7 +26,8 @@ from metalib.plots.representation import (
     similarity_clouds,
 )
 from metalib.plots.seeing import against_natural, concentration, displacements, heat_maps
-from metalib.plots.style import COLUMN, LINES, MARKERS, short, styled, use_style
+from metalib.plots.style import COLUMN, LINES, MARKERS, PALETTE, look, short, styled, use_style
+from metalib.plots.tables import Shown, shown
 from metalib.plots.transfer import (
     against_distance,
     by_depth,
@@ -35,11 +37,11 @@ from metalib.plots.transfer import (
 )
 
 __all__ = [
-    "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "accuracy_and_robustness",
-    "against_distance", "against_natural", "by_depth", "by_stage", "clustered", "concentration",
-    "cost_and_distinctness", "displacements", "estimates", "fisher", "heat_maps",
-    "match_by_evaluations", "metamers_below_references", "montage", "null_and_metamers",
-    "observers_by_stages", "pairs", "people_and_networks", "power_curves", "rejection_rates",
-    "share_passed", "short", "side_by_side", "similarity_clouds", "styled", "transfer_matrix",
-    "use_style",
+    "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "Shown",
+    "accuracy_and_robustness", "against_distance", "against_natural", "by_depth", "by_stage",
+    "clustered", "concentration", "cost_and_distinctness", "displacements", "estimates",
+    "fisher", "heat_maps", "look", "match_by_evaluations", "metamers_below_references",
+    "montage", "null_and_metamers", "observers_by_stages", "pairs", "people_and_networks",
+    "power_curves", "rejection_rates", "share_passed", "short", "shown", "side_by_side",
+    "similarity_clouds", "styled", "transfer_matrix", "use_style",
 ]

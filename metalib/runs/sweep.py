@@ -63,7 +63,8 @@ import torch
 
 from metalib import loading
 from metalib.devices import device_of
-from metalib.models.registry import missing_files, source_of
+from metalib.identity import code_behind
+from metalib.models.registry import missing_files, null_file, source_of
 from metalib.plain import kinds_of, whole
 from metalib.progress import bar
 from metalib.runs import notebooks
@@ -89,7 +90,7 @@ Cell = tuple[TableFile, dict[str, Any]]  # its file and its parameters
 def sweep(
     task: Task, grid: Grid, *, directory: str | Path, parameters: dict[str, Any] | None = None,
     scheduler: str | None = None, workers: int | None = None, threads: int | None = None,
-    retries: int = 3, progress: bool | None = None,
+    retries: int = 3, progress: bool | None = None, code: str | None = None,
 ) -> pd.DataFrame:
     """Compute the cells of a grid that are not stored yet, and collect all cells into a table.
 
@@ -108,6 +109,9 @@ def sweep(
         retries: how often a cell is tried again after its worker died. A running scheduler follows
             its own configuration instead.
         progress: whether to show a bar. None shows one where somebody is watching.
+        code: what stands for the code in the addresses of cells. None takes the code of the task
+            and of metalib, so that cells are computed anew when it has changed. With a text of
+            your own they are kept; `metalib.studies` does so, and checks some of them instead.
 
     Returns:
         pandas.DataFrame, see `collect`; `attrs["failed"]` lists the cells that failed.
@@ -135,7 +139,7 @@ def sweep(
                         for name, number in (("workers", workers), ("threads", threads)))
     retries, directory = whole("retries", retries, 0), Path(directory).resolve()
     task = Path(task).resolve() if _is_notebook(task) else task
-    cells = _cells(task, grid, directory, parameters)
+    cells = cells_of(task, grid, directory=directory, parameters=parameters, code=code)
     pending = {file.address: (file, values) for file, values in cells if not file.is_stored()}
     _ask_the_task(task, [values for _, values in pending.values()], here=scheduler is None)
     failed = {}
@@ -148,7 +152,7 @@ def sweep(
                     if error:
                         failed[address] = error
                     progress_bar.update()
-    table = collect(task, grid, directory=directory, parameters=parameters)
+    table = collect(task, grid, directory=directory, parameters=parameters, code=code)
     if table.attrs["provenance"]["missing"] > len(failed):
         raise FileNotFoundError(
             f"cells were computed, but this process does not see them in {directory}: give a "
@@ -164,6 +168,7 @@ def sweep(
 
 def collect(
     task: Task, grid: Grid, *, directory: str | Path, parameters: dict[str, Any] | None = None,
+    code: str | None = None,
 ) -> pd.DataFrame:
     """One tidy table of the stored cells of a sweep, in the order of the grid.
 
@@ -176,21 +181,13 @@ def collect(
         ones, the hashes of weights, the first and last date, and the versions, code hashes and
         hardware of all cells.
     """
-    cells = _cells(task, grid, directory, parameters)
+    cells = cells_of(task, grid, directory=directory, parameters=parameters, code=code)
     stored = [(file, values) for file, values in cells if file.is_stored()]
-    parts = []
-    for file, values in stored:
-        rows = file.read()
-        varied = {name: values[name] for name in values if name not in (parameters or {})}
-        plain = {name: json.dumps(value) if isinstance(value, (list, dict)) else value
-                 for name, value in varied.items()}
-        front = pd.DataFrame({name: [value] * len(rows) for name, value in plain.items()
-                              if name not in rows}, index=rows.index)
-        parts.append(pd.concat([front, rows], axis=1).assign(cell=file.address))
+    parts = [rows_of(file, values, parameters or {}) for file, values in stored]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     made = [file.about["provenance"] for file, _ in stored]
     about = {
-        "task": _name(task), "parameters": parameters or {}, "cells": len(cells),
+        "task": name_of(task), "parameters": parameters or {}, "cells": len(cells),
         "missing": len(cells) - len(stored),
         "weights": {name: value for file, _ in cells
                     for name, value in file.about["weights"].items()},
@@ -203,10 +200,27 @@ def collect(
 
 # --- Cells and their addresses ------------------------------------------------------------------
 
-def _cells(
-    task: Task, grid: Grid, directory: str | Path, parameters: dict[str, Any] | None,
+def rows_of(file: TableFile, values: dict[str, Any], parameters: dict[str, Any]) -> pd.DataFrame:
+    """The rows of a stored cell, after those of its values that are not the same for every cell."""
+    rows = file.read()
+    plain = {name: json.dumps(value) if isinstance(value, (list, dict)) else value
+             for name, value in values.items() if name not in parameters and name not in rows}
+    front = pd.DataFrame({name: [value] * len(rows) for name, value in plain.items()},
+                         index=rows.index)
+    return pd.concat([front, rows], axis=1).assign(cell=file.address)
+
+
+def cells_of(
+    task: Task, grid: Grid, *, directory: str | Path, parameters: dict[str, Any] | None = None,
+    code: str | None = None,
 ) -> list[Cell]:
-    """The cells of the grid."""
+    """The cells of a grid: the file of each, stored or not, and its values.
+
+    The arguments are those of `sweep`.
+
+    Raises:
+        ValueError: as `sweep`, where the task, the grid or values are wrong.
+    """
     if isinstance(grid, dict):
         if wrong := [name for name, values in grid.items()
                      if not isinstance(values, Sequence) or isinstance(values, (str, bytes))
@@ -215,15 +229,17 @@ def _cells(
         grid = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     if not grid or not all(isinstance(cell, dict) for cell in grid):
         raise ValueError("a grid is a dict of lists, or a list of dicts, with at least one cell")
-    folder, source, fit = Path(directory) / "cells", _source(task), _fit_of(task)
+    folder, fit = Path(directory) / "cells", _fit_of(task)
+    source = [_source(task), code_hash()] if code is None else [name_of(task), code]
     cells, grid = {}, _passed([{**(parameters or {}), **cell} for cell in grid], fit)
     folder.mkdir(parents=True, exist_ok=True)
     for values in grid:
-        weights = {name: hashed for name in sorted(_texts(values))
+        known = values if code is None else whole_values(task, values)
+        weights = {name: hashed for name in sorted(_texts(known))
                    if (hashed := _weights_hash(name))}
-        address = address_of(source, values, code_hash(), weights)
+        address = address_of(*source, known, weights)
         cells[address] = TableFile(folder, address, {
-            "task": _name(task), "parameters": values, "weights": weights}), values
+            "task": name_of(task), "parameters": values, "weights": weights}), values
     return list(cells.values())
 
 
@@ -255,7 +271,7 @@ def _is_notebook(task: Task) -> TypeGuard[str | Path]:
     return isinstance(task, (str, Path)) and str(task).endswith(".ipynb")
 
 
-def _function(task: Task) -> Callable[..., Any]:
+def function_of(task: Task) -> Callable[..., Any]:
     """The function that a task is, imported where it is given by name."""
     if callable(task):
         return task
@@ -267,7 +283,7 @@ def _function(task: Task) -> Callable[..., Any]:
                          "or the path of a notebook") from error
 
 
-def _name(task: Task) -> str:
+def name_of(task: Task) -> str:
     return (Path(task).name if _is_notebook(task) else str(task) if not callable(task)
             else f"{task.__module__}:{task.__qualname__}")
 
@@ -279,7 +295,7 @@ def _source(task: Task) -> str:
     """
     if _is_notebook(task):
         return address_of(notebooks.code_of(task))
-    function = _function(task)
+    function = function_of(task)
     path = getattr(inspect.getmodule(function), "__file__", None)
     return address_of(function.__qualname__,
                       Path(path).read_text() if path else inspect.getsource(function))
@@ -289,7 +305,7 @@ def _fit_of(task: Task) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """What gives a cell's values as the task wants them, or a ValueError."""
     if _is_notebook(task):
         return functools.partial(notebooks.fitted, notebooks.kinds_of(task), what=task)
-    function = _function(task)
+    function = function_of(task)
     signature, kinds = inspect.signature(function), kinds_of(function)
     others = {parameter.name for parameter in signature.parameters.values()
               if parameter.kind is parameter.VAR_KEYWORD}
@@ -298,12 +314,28 @@ def _fit_of(task: Task) -> Callable[[dict[str, Any]], dict[str, Any]]:
         try:
             signature.bind(**values)
         except TypeError as error:
-            raise ValueError(f"{_name(task)}: {error}; "
+            raise ValueError(f"{name_of(task)}: {error}; "
                              f"its parameters are {', '.join(signature.parameters)}") from error
         wanted = kinds | dict.fromkeys(set(values) - set(kinds), Any) if others else kinds
-        return notebooks.fitted(wanted, values, _name(task))
+        return notebooks.fitted(wanted, values, name_of(task))
 
     return fit
+
+
+def task_code(task: Task) -> str:
+    """Hash of what a task computes with: see `metalib.identity.code_behind`."""
+    if _is_notebook(task):
+        return _source(task)
+    return code_behind(function_of(task).__module__)
+
+
+def whole_values(task: Task, values: dict[str, Any]) -> dict[str, Any]:
+    """Values with the defaults of the task's other parameters."""
+    if _is_notebook(task):
+        return values
+    bound = inspect.signature(function_of(task)).bind(**values)
+    bound.apply_defaults()
+    return bound.arguments
 
 
 def _ask_the_task(task: Task, cells: Sequence[dict[str, Any]], *, here: bool) -> None:
@@ -311,15 +343,13 @@ def _ask_the_task(task: Task, cells: Sequence[dict[str, Any]], *, here: bool) ->
 
     So it is if cells are computed `here`, and one names a `device` that is not there.
     """
-    check = None if _is_notebook(task) else getattr(_function(task), "check", None)
+    check = None if _is_notebook(task) else getattr(function_of(task), "check", None)
 
     def ask(values: dict[str, Any]) -> dict[str, Any]:
         if here and isinstance(values.get("device"), str):
             device_of(values["device"])
         if check is not None:
-            bound = inspect.signature(_function(task)).bind(**values)
-            bound.apply_defaults()
-            check(**bound.arguments)
+            check(**whole_values(task, values))
         return values
 
     _passed(cells, ask)
@@ -336,7 +366,7 @@ def _texts(value: Any) -> set[str]:
 
 @functools.cache
 def _weights_hash(name: str) -> str | None:
-    """SHA-256 of the files of a model, or None for a string that names no model."""
+    """SHA-256 of the files of a model and its nulls, or None for a string that names no model."""
     found = source_of(name)
     if found is None:
         return None
@@ -346,7 +376,8 @@ def _weights_hash(name: str) -> str | None:
             f"the weights of {name} are not on this machine ({missing[0].name}): call "
             f"metalib.load_model({name!r}) once, so that their hash is known and workers do not "
             "all download them")
-    return hashlib.sha256(b"".join(path.read_bytes() for path in source.files(rest))).hexdigest()
+    files = [*source.files(rest), *filter(None, [null_file(name)])]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
@@ -367,11 +398,10 @@ def compute(task: Task, values: dict[str, Any], file: TableFile) -> dict[str, st
     try:
         failed.parent.mkdir(exist_ok=True)
         began = time.perf_counter()
-        rows = (_notebook_row(task, values, file) if _is_notebook(task)
-                else _function(task)(**values))
-        rows = (rows.reset_index(drop=True) if isinstance(rows, pd.DataFrame)
-                else pd.DataFrame([rows] if isinstance(rows, dict) else rows))
-        file.write(rows, provenance=provenance(seconds=time.perf_counter() - began))
+        rows = as_rows(_notebook_row(task, values, file) if _is_notebook(task)
+                       else function_of(task)(**values))
+        file.write(rows, provenance=provenance(
+            seconds=time.perf_counter() - began, task_code=task_code(task)))
     except (Exception, SystemExit) as error:  # whatever the task raises, only this cell fails
         with contextlib.suppress(OSError), atomic_write(failed.with_suffix(".txt")) as temporary:
             Path(temporary).write_text(traceback.format_exc())
@@ -382,6 +412,13 @@ def compute(task: Task, values: dict[str, Any], file: TableFile) -> dict[str, st
                             "nothing, since it could not be written")}
     failed.with_suffix(".txt").unlink(missing_ok=True)
     return None
+
+
+def as_rows(result: Any) -> pd.DataFrame:
+    """What a task returned, a row, rows or a table, as a table."""
+    if isinstance(result, pd.DataFrame):
+        return result.reset_index(drop=True)
+    return pd.DataFrame([result] if isinstance(result, dict) else result)
 
 
 def _notebook_row(task: str | Path, values: dict[str, Any], file: TableFile) -> dict[str, Any]:

@@ -10,6 +10,10 @@ first one is computed.
 
 from metalib.runs.tasks.checks import checked_by
 from metalib.runs.tasks.generation import generation
+from metalib.runs.tasks.match import match
+from metalib.runs.tasks.representation import rejections, representation
+from metalib.runs.tasks.starts import starts
 from metalib.runs.tasks.transfer import transfer
 
-__all__ = ["checked_by", "generation", "transfer"]
+__all__ = [
+    "checked_by", "generation", "match", "rejections", "representation", "starts", "transfer"]

@@ -1,9 +1,11 @@
-"""What tasks ask before they compute."""
+"""What tasks ask before they compute, and what they keep."""
 
 import functools
 import json
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import pandas as pd
 
 from metalib.data import ImageSet, load_images
 from metalib.evaluation.inventory import Loader
@@ -34,3 +36,16 @@ def known(
     """Images, and what has been found out about models that are to take them."""
     images = load_images(image_set, split=split, n=whole("n_images", n_images, 1), size=size)
     return images, Loader("cpu", allow_pickle, json.loads(cards))
+
+
+def only(table: pd.DataFrame, keys: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Some columns of a table, after those that name its rows, with numbers in single precision.
+
+    Raises:
+        ValueError: a column that the table does not have.
+    """
+    if missing := [name for name in (*keys, *columns) if name not in table]:
+        raise ValueError(f"there is no column {', '.join(missing)}; choose from "
+                         f"{', '.join(map(str, table.columns))}")
+    chosen: Any = table[list(dict.fromkeys([*keys, *columns]))]
+    return chosen.astype(dict.fromkeys(chosen.select_dtypes("float64"), "float32"))

@@ -12,7 +12,9 @@ from metalib.evaluation.transfer import Plan, transfer_study
 from metalib.generation.arguments import optimizer_of
 from metalib.models.registry import list_models
 from metalib.plain import whole
-from metalib.runs.tasks.checks import checked_by, known
+from metalib.runs.tasks.checks import checked_by, known, only
+
+ROW = ("generator", "stage", "observer", "image")  # what names a row of the study
 
 
 def check_transfer(
@@ -39,7 +41,8 @@ def transfer(
     image_set: str = "cifar10-samples", split: str | None = None, n_images: int = 20,
     size: int = 32, null_set: str | None = None, null_images: int = 2000, steps: int = 60,
     seed: int = 0, cards: dict[str, dict[str, Any]] | None = None, allow_pickle: bool = False,
-    device: str = "cpu", generation: dict[str, Any] | None = None,
+    device: str = "cpu", generation: dict[str, Any] | None = None, controls: bool = True,
+    columns: Sequence[str] = (), first: int = 0,
 ) -> pd.DataFrame:
     """The transfer study of one generator at one stage; a grid of these is the whole study.
 
@@ -49,14 +52,22 @@ def transfer(
         image_set, split, n_images, size: the references, as in `load_images`.
         null_set, null_images: source and number of the natural images for models that ship no
             null.
-        steps, seed, cards, allow_pickle, device, generation: as in `transfer_study`.
+        steps, seed, cards, allow_pickle, device, generation, controls: as in `transfer_study`.
+        columns: those of its table to keep, in single precision, beside those that name a row;
+            without any, the whole table.
+        first: only so many of the references, each row as with all of them; 0 takes all.
 
     Returns:
         pandas.DataFrame: the rows of `metalib.transfer_study`.
+
+    Raises:
+        ValueError: a column that the table does not have.
     """
     images = load_images(image_set, split=split, n=n_images, seed=seed, size=size)
+    images = images[:whole("first", first, 0) or None]
     natural = load_images(null_set, n=null_images, seed=seed + 1, size=size) if null_set else None
-    return transfer_study(
+    table = transfer_study(
         [generator], list(observers) or list_models("zoo/*"), images, stages=[stage],
         null_images=natural, steps=steps, seed=seed, cards=cards, allow_pickle=allow_pickle,
-        device=device, generation=generation)
+        device=device, generation=generation, controls=controls)
+    return only(table, ROW, columns) if columns else table

@@ -1,0 +1,252 @@
+"""What metamers keep of their references in other networks: estimates of representation tests.
+
+    cells = primary(table)                                    # the primary test, by observer, stage
+    auc(table, training="robust", matched="features", stage="features")    # with its interval
+    singles(table, stage="features")                          # shares of single metamers
+
+The table is that of the study `representation` (see `metalib.tasks.representation`), whose columns
+`generator` and `matched` say for which network and stage the metamers were made. Observers are
+other networks than the generator. Intervals (95 %) treat observers and images as random, and
+generators as given, since there are few of them.
+"""
+
+from typing import Any
+
+import pandas as pd
+
+from metalib.evaluation.intervals import mean_interval, share_interval
+
+ALPHA = 0.05  # of all tests
+
+
+def of_images(
+    table: pd.DataFrame, *, training: str = "", matched: str = "", stage: str = "", null: str = "",
+) -> pd.DataFrame:
+    """Rows of single metamers in other networks.
+
+    Args:
+        table: of the study.
+        training: of the generators.
+        matched: the stage at which metamers were made.
+        stage: of the observers.
+        null: one of `metalib.representation.NULLS`. "" takes all, of this as of the others.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    rows: Any = table[(table["part"] == "image") & (table["observer"] != table["generator"])]
+    for name, value in (("generator_training", training), ("matched", matched), ("stage", stage),
+                        ("null", null)):
+        rows = rows[rows[name] == value] if value else rows
+    if rows.empty:
+        raise ValueError(f"no row has {training or 'any'} generators, metamers of "
+                         f"{matched or 'any stage'}, the stage {stage or 'any'} of another network "
+                         f"and the null {null or 'any'}")
+    return rows
+
+
+def primary(table: pd.DataFrame) -> pd.DataFrame:
+    """The test of all metamers together against the same class, in other networks.
+
+    Returns:
+        The rows of the study whose `part` is "stage" and whose observer is another network, with
+        `primary_p`, corrected by Holm's method over the observers and stages of one set of
+        metamers, and `beyond`, whether it is at most 5 %.
+    """
+    rows: Any = table[(table["part"] == "stage") & (table["observer"] != table["generator"])]
+    sets = rows.groupby(["generator", "matched"], sort=False)["same-class_p"]
+    rows = rows.assign(primary_p=sets.transform(_holm))
+    return rows.assign(beyond=rows["primary_p"] <= ALPHA)
+
+
+def beyond(table: pd.DataFrame, *, training: str, matched: str) -> dict[str, int]:
+    """In how many `cells`, stages of other networks, the primary test is significant: `count`."""
+    cells: Any = primary(table)
+    chosen = cells[(cells["generator_training"] == training) & (cells["matched"] == matched)]
+    return {"count": int(chosen["beyond"].sum()), "cells": len(chosen)}
+
+
+def by_kind(table: pd.DataFrame) -> pd.DataFrame:
+    """What metamers keep beyond the class, by training of generator and observer.
+
+    Returns:
+        A row for each `generator_training`, `matched`, `observer_training` and `stage`: `kept`,
+        the mean share of the way from photographs of the class to copies of the reference;
+        `beyond`, the share of networks in which the primary test is significant; and the number of
+        `cells`, pairs of networks.
+    """
+    by = ["generator_training", "matched", "observer_training", "stage"]
+    return primary(table).groupby(by, sort=False).agg(
+        kept=("same-class_kept", "mean"), beyond=("beyond", "mean"), cells=("beyond", "size"),
+    ).reset_index()
+
+
+def auc(
+    table: pd.DataFrame, *, training: str = "", matched: str, stage: str, null: str = "same-class",
+) -> dict[str, Any]:
+    """The mean share of a null that is less similar to the reference than its metamer is.
+
+    One half is chance; against perturbations, less than that is worse than the perturbation.
+
+    Args:
+        table, training, matched, stage, null: as in `of_images`.
+
+    Returns:
+        `estimate`, `low`, `high`, and the numbers of `generators`, `observers` and `images`; with
+        a training also `count` and `cells` of `beyond`.
+    """
+    rows: Any = of_images(table, training=training, matched=matched, stage=stage, null=null)
+    found = _found(mean_interval(_crossed(rows, "auc")), rows)
+    return found | (beyond(table, training=training, matched=matched) if training else {})
+
+
+def aucs(table: pd.DataFrame, *, matched: str) -> pd.DataFrame:
+    """`auc` for metamers of one stage, by training of the generator, stage and null."""
+    rows: Any = of_images(table, matched=matched)
+    keys: Any = rows[["generator_training", "stage", "null"]].drop_duplicates()
+    found = [auc(table, training=training, matched=matched, stage=stage, null=null)
+             for training, stage, null in keys.itertuples(index=False)]
+    ends = pd.DataFrame(found)[["estimate", "low", "high"]].set_index(keys.index)
+    return keys.join(ends).rename(columns={"estimate": "auc"}).reset_index(drop=True)
+
+
+def better_and_worse(table: pd.DataFrame, *, matched: str) -> pd.DataFrame:
+    """At how many stages metamers are more, or less, similar than perturbations.
+
+    Returns:
+        A row for each training of the generators and each of "noise" and "blend": the numbers of
+        stages whose interval lies above one half (`better`) and below it (`worse`), and of all
+        `stages`.
+    """
+    rows: Any = aucs(table, matched=matched)
+    rows = rows[rows["null"].isin(["noise", "blend"])]
+    rows = rows.assign(better=rows["low"] > 0.5, worse=rows["high"] < 0.5)
+    return rows.groupby(["generator_training", "null"], sort=False).agg(
+        better=("better", "sum"), worse=("worse", "sum"), stages=("stage", "size")).reset_index()
+
+
+def gain_of_training(
+    table: pd.DataFrame, *, matched: str, stage: str, null: str = "same-class",
+) -> dict[str, Any]:
+    """`auc` of robust generators less that of standard ones, in the same networks and images."""
+    rows: Any = of_images(table, matched=matched, stage=stage, null=null)
+    robust, standard = (_crossed(rows[rows["generator_training"] == training], "auc", frame=True)
+                        for training in ("robust", "standard"))
+    difference = (robust - standard).dropna(how="any").to_numpy()
+    return _found(mean_interval(difference), rows)
+
+
+def single(
+    table: pd.DataFrame, *, training: str = "", matched: str, stage: str, null: str = "same-class",
+    q: float = ALPHA,
+) -> dict[str, Any]:
+    """The share of single metamers that are significantly more similar than a null.
+
+    Args:
+        table, training, matched, stage, null: as in `of_images`.
+        q: the false discovery rate over images and stages of an observer.
+
+    Returns:
+        A dict as of `auc`, with `floor`, the smallest p-value that the null allows, and `first`,
+        the share of metamers that are more similar than all of the null.
+    """
+    rows: Any = of_images(table, training=training, matched=matched, stage=stage, null=null)
+    rows = rows.assign(hit=(rows["q_value"] <= q).where(rows["q_value"].notna()))
+    first = (rows["auc"] > 1 - 1e-6).where(rows["auc"].notna()).astype(float)
+    return _found(share_interval(_crossed(rows, "hit")), rows) | {
+        "floor": float(1 / (1 + rows["draws"].max())), "first": float(first.mean())}
+
+
+def singles(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
+    """Shares (%) of single metamers at a stage of other networks.
+
+    Returns:
+        A row for each training of the generators and matched stage: `significant` against the
+        class, with `low` and `high`; `first`, more similar than all photographs of the class;
+        `nearest`, those whose reference is the nearest of all references; `recognised`.
+    """
+    rows: Any = of_images(table, stage=stage, null="same-class")
+    found = []
+    for (training, matched), part in rows.groupby(["generator_training", "matched"], sort=False):
+        test = single(table, training=str(training), matched=str(matched), stage=stage)
+        shares = [test["estimate"], test["low"], test["high"], test["first"],
+                  (part["rank"] == 1).mean(), part["recognised"].astype(float).mean()]
+        found.append((training, matched, *(100 * share for share in shares)))
+    return pd.DataFrame(found, columns=["generator_training", "matched", "significant", "low",
+                                        "high", "first", "nearest", "recognised"])
+
+
+def fewest_significant(table: pd.DataFrame) -> float:
+    """The share of an observer's tests that must be at the smallest p-value to be significant.
+
+    The smallest p-value against the class is 1 / (m + 1), where m photographs share the class. By
+    the method of Benjamini and Hochberg, k of n p-values as small as that are significant at 5 %
+    only if k / n is at least twenty times as large as they are.
+    """
+    rows: Any = of_images(table, null="same-class")
+    draws = rows["draws"].max()
+    return float(1 / (1 + draws) / ALPHA)
+
+
+def disagreements(table: pd.DataFrame, *, matched: str, stage: str) -> dict[str, Any]:
+    """How often recognition and representation disagree about a metamer.
+
+    A reference is identified where it is the nearest of all references.
+
+    Args:
+        table, matched, stage: as in `of_images`.
+
+    Returns:
+        `estimate`, `low`, `high`: the share recognised but not identified less the share identified
+        but not recognised; the counts `both`, `recognised`, `identified` (only) and `neither`; and
+        the numbers of `generators`, `observers` and `images`.
+    """
+    rows: Any = of_images(table, matched=matched, stage=stage, null="random").dropna(
+        subset=["recognised", "rank"])
+    known, nearest = rows["recognised"].astype(bool), rows["rank"] == 1
+    rows = rows.assign(difference=known.astype(float) - nearest.astype(float))
+    return _found(mean_interval(_crossed(rows, "difference")), rows) | {
+        "both": int((known & nearest).sum()), "recognised": int((known & ~nearest).sum()),
+        "identified": int((~known & nearest).sum()), "neither": int((~known & ~nearest).sum())}
+
+
+def second_order(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
+    """Means over other networks of measures at a stage, by training and matched stage.
+
+    Returns:
+        A row for each `generator_training` and `matched`: `similarity`, `natural_95` (which one
+        pair of unrelated photographs in 20 exceeds), `ceiling`, and the second-order measures
+        `correlation_pearson`, `euclidean_pearson` and `cka_score` (see `representation_test`).
+    """
+    by = ["generator_training", "matched"]
+    rows: Any = of_images(table, stage=stage, null="random")
+    images = rows.groupby(by, sort=False)
+    stages: Any = primary(table)
+    stages = stages[stages["stage"] == stage].groupby(by, sort=False)
+    means = images[["similarity", "ceiling"]].mean().join(stages[[
+        "natural_95", "correlation_pearson", "euclidean_pearson", "cka_score"]].mean())
+    return means[["similarity", "natural_95", "ceiling", "correlation_pearson",
+                  "euclidean_pearson", "cka_score"]].reset_index()
+
+
+def _holm(p_values: pd.Series) -> pd.Series:
+    """Corrected by Holm's method; what is missing stays missing, and is no test that was made."""
+    from statsmodels.stats.multitest import multipletests  # metalib imports without it
+    known = p_values.notna()
+    corrected = p_values.astype(float)
+    if known.any():
+        corrected[known] = multipletests(p_values[known].to_numpy(float), method="holm")[1]
+    return corrected
+
+
+def _crossed(rows: pd.DataFrame, value: str, frame: bool = False) -> Any:
+    """Means over generators, (observers, images); images without a value in one are left out."""
+    cells: Any = rows.assign(value=rows[value].astype(float)).pivot_table(
+        "value", "observer", "image")
+    return cells if frame else cells.dropna(axis=1).to_numpy()
+
+
+def _found(interval: tuple[float, float, float], rows: Any) -> dict[str, Any]:
+    return {**dict(zip(("estimate", "low", "high"), map(float, interval))),
+            **{f"{name}s": int(rows[name].nunique()) for name in (
+                "generator", "observer", "image")}}
