@@ -1,7 +1,8 @@
 """What the report's pages have in common, and the theme does not do by itself.
 
-- The code of chapters is folded; one click opens it. A cell tagged `show-input` stays open, and so
-  do the pages in `book`, whose lesson the code is.
+- The code of notebooks is folded; one click opens it. A cell tagged `show-input` stays open, and
+  so does the tutorial, whose lesson the code is.
+- Indented blocks of docstrings are shown as they are.
 - Each page ends in how it is made and how it is cited.
 - The bibliography is sorted by author, and its labels are what the text says.
 - No page loads, twice, the settings of an interactive kernel that the report does not offer; and
@@ -27,13 +28,15 @@ from sphinx.application import Sphinx
 
 from metalib.version import __version__
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]  # of the checkout, or of the copy that is built
+OPEN = ("book/tutorial",)  # pages whose code is not folded
 COMMAND = "papermill {page}.ipynb {name}.ipynb{scale}"
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     pybtex.plugin.register_plugin("pybtex.style.formatting", "as_cited", AsCited)
+    app.connect("autodoc-process-docstring", keep_examples, priority=400)  # before napoleon
     app.connect("doctree-read", fold_code)
     app.connect("html-page-context", without_kernel)
     app.connect("html-page-context", without_dead_links)
@@ -45,8 +48,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def fold_code(app: Sphinx, doctree: nodes.document) -> None:
-    """Fold the input of every code cell of a chapter."""
-    if not app.env.docname.startswith("notebooks/"):
+    """Fold the input of every code cell."""
+    if app.env.docname in OPEN:
         return
     for cell in doctree.findall(nodes.container):
         tags = cell.get("cell_metadata", {}).get("tags", [])
@@ -56,6 +59,25 @@ def fold_code(app: Sphinx, doctree: nodes.document) -> None:
             cell.get("hide_mode", ""), cell.get("hide_mode") or "input")
         cell.setdefault("prompt_show", app.config.nb_code_prompt_show)
         cell.setdefault("prompt_hide", app.config.nb_code_prompt_hide)
+
+
+def keep_examples(
+    app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str],
+) -> None:
+    """Show indented blocks of a docstring as they are, with all asterisks and line breaks."""
+    kept, before, block = [], "", None
+    for number, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if block is not None and line.strip() and indent < block:
+            block = None
+        if (block is None and line.strip() and number and not lines[number - 1].strip()
+                and before and indent >= len(before) - len(before.lstrip()) + 4
+                and not before.endswith("::") and not re.match(r"\s*([-*+:]|\.\.|>>>) ?", before)):
+            kept += [" " * (len(before) - len(before.lstrip())) + "::", ""]
+            block = indent
+        before = line.rstrip() or before
+        kept.append(line)
+    lines[:] = kept
 
 
 # --- Footer -------------------------------------------------------------------------------------
