@@ -11,18 +11,16 @@ import tomllib
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import pytest
 import yaml
 from jupyter_client.manager import start_new_kernel
 
 import metalib
-from metalib import names
+from metalib import claims, names, studies
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TUTORIAL = ROOT / "book" / "tutorial.ipynb"  # executed by tests/test_readme.py
-RECORDS = sorted((ROOT / "book" / "full").glob("*.ipynb"))
+EXECUTED = sorted((ROOT / "book").glob("*.ipynb"))  # pages that cells make, besides chapters
 PAGES = sorted((ROOT / "book").glob("*.md"))
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True,
                          check=True).stdout.split()
@@ -43,6 +41,8 @@ def test_chapters_have_the_anatomy(chapter):
     title = chapter.cells[0].source.splitlines()[0]
     assert title.startswith("# ") and title.endswith("?")
     assert [cell for cell in code if "parameters" in tags(cell)] == [code[0]]
+    assert code[0].source.startswith('source: str = "results"  # ') or "studies." not in "".join(
+        cell.source for cell in code)
     assert sum("nbval-check-output" in tags(cell) for cell in code) >= 2
     assert max(len(line) for cell in code for line in cell.source.splitlines()) <= 100
     for cell in code[1:]:
@@ -60,7 +60,7 @@ def test_parameters_explain_themselves(chapter):
         assert re.fullmatch(r"\w+: (str|int|float|bool|list|dict) = .+  # .+", line), line
 
 
-@pytest.mark.parametrize("path", [*CHAPTERS, TUTORIAL, *RECORDS],
+@pytest.mark.parametrize("path", [*CHAPTERS, *EXECUTED],
                          ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_notebooks_are_committed_as_executed(path):
     chapter = nbformat.read(path, as_version=4)
@@ -74,22 +74,36 @@ def test_notebooks_are_committed_as_executed(path):
     pictures = {"image/png", "image/jpeg"}
     figures = [cell for cell in code
                if any(pictures & set(output.get("data", {})) for output in cell.outputs)]
-    assert figures and all(cell.metadata["mystnb"]["figure"]["caption"] for cell in figures)
+    assert all(cell.metadata["mystnb"]["figure"]["caption"] and
+               cell.metadata["mystnb"]["image"]["alt"] for cell in figures)
+    assert figures or path.stem == "conclusion"
     for cell in figures:  # a table beside the figure would get its caption, too
         assert len([output for output in cell.outputs
                     if "data" in output and "scrapbook" not in output.metadata]) == 1
 
 
-def test_tables_of_records_have_one_row_for_each_run():
-    for name, keys in (("criterion", ["model", "stage", "image"]), ("match", ["model", "stage"]),
-                       ("starts", ["stage", "start", "image"])):
-        table = pd.read_csv(ROOT / "book" / "full" / f"{name}.csv")
-        assert len(table) and not table.duplicated(keys).any(), name
+def test_notebooks_and_results_are_small():
+    assert all(path.stat().st_size < 1_000_000 for path in [*CHAPTERS, *EXECUTED])
+    results = list((ROOT / "results").glob("*.parquet"))
+    assert results and sum(path.stat().st_size for path in results) < 15_000_000
 
 
-def test_notebooks_are_small():
-    assert all(path.stat().st_size < 1_000_000 for path in [*CHAPTERS, TUTORIAL])
-    assert all(path.stat().st_size < 3_000_000 for path in RECORDS)
+@pytest.mark.parametrize("name", studies.list_studies())
+def test_every_study_has_a_fresh_table_that_its_tolerances_fit(name):
+    table = studies.table(name)  # raises an error where it is stale
+    study = studies.load_study(name)
+    assert set(study.tolerances) <= set(table.columns) and len(table)
+    assert {cell["hardware"] for cell in table.attrs["provenance"]["cells"].values()}
+
+
+def test_claims_are_those_of_the_tables_and_point_at_figures_that_there_are():
+    figures = {f"{path.name}#{cell.metadata['mystnb']['figure']['name']}" for path in CHAPTERS
+               for cell in nbformat.read(path, as_version=4).cells
+               if cell.metadata.get("mystnb", {}).get("figure", {}).get("name")}
+    verdicts = claims.verdicts()
+    assert {one.claim.question for one in verdicts} == set(claims.QUESTIONS)
+    assert not {one.claim.figure for one in verdicts} - figures
+    assert len({one.sentence for one in verdicts}) == len(verdicts)
 
 
 def test_profiles_set_parameters_that_there_are():
@@ -108,7 +122,7 @@ def test_every_citation_is_in_the_bibliography_and_every_entry_is_traceable():
     assert len(entries) == len(re.findall(r"^@", bibliography, flags=re.MULTILINE)) > 40
     for key, body in entries.items():
         assert re.search(r"^\s*(doi|eprint|url)\s*=", body, flags=re.MULTILINE), key
-    text = "".join(path.read_text() for path in [*PAGES, *CHAPTERS])
+    text = "".join(path.read_text() for path in [*PAGES, *CHAPTERS, *EXECUTED])
     groups = re.findall(r"\{cite:[pt]\}`([^`]+)`", text)
     cited = {key for group in groups for key in group.split(",")}
     assert cited == set(entries), cited ^ set(entries)  # nothing is missing, nothing is unread
@@ -117,7 +131,7 @@ def test_every_citation_is_in_the_bibliography_and_every_entry_is_traceable():
 def test_every_page_is_in_the_table_of_contents():
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
     chapters = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
-    paths = [*PAGES, TUTORIAL, *CHAPTERS, *RECORDS]
+    paths = [*PAGES, *EXECUTED, *CHAPTERS]
     pages = [path.relative_to(ROOT).with_suffix("") for path in paths]
     assert {contents["root"], *chapters} == {str(page) for page in pages}
 
@@ -202,8 +216,9 @@ def test_short_names_reach_the_modules_themselves(monkeypatch):
         assert code.co_filename == spec.origin and "main" in code.co_names
 
 
-def test_the_api_page_names_what_there_is_and_all_of_the_public_face():
-    page = (ROOT / "book" / "api.md").read_text()
+def test_the_api_pages_name_what_there_is_and_all_of_the_public_face():
+    pages = [ROOT / "book" / "api.md", *(ROOT / "book" / "api").glob("*.md")]
+    page = "\n".join(path.read_text() for path in pages)
     found = re.findall(r"^\.\. auto(\w+):: (\S+)(?:\n   :members: (.+))?", page, flags=re.MULTILINE)
     shown = set()
     for kind, name, members in found:

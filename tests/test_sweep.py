@@ -1,7 +1,6 @@
 """Sweeps: kills, failures, addresses, notebooks, tables with provenance; records of chapters."""
 
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -248,45 +247,16 @@ def test_tables_come_back_with_their_provenance_or_not_at_all(tmp_path):
             store.load_table(tmp_path / f"{name}.parquet")
 
 
-def test_records_hold_nothing_of_the_machine():
+def test_cleaned_notebooks_hold_nothing_of_the_machine():
     cell = nbformat.v4.new_code_cell("1", metadata={
         "execution": {"iopub.execute_input": "now"}, "tags": ["a"], "papermill": {}})
     cell.outputs = [
         nbformat.v4.new_output("stream", name="stderr", text="warning"),
         nbformat.v4.new_output(
-            "stream", text=f"in {Path.cwd()}/book/full and {Path.home()}/x")]
+            "stream", text=f"in {Path.cwd()}/book/x and {Path.home()}/x")]
     text = nbformat.v4.new_markdown_cell("text", metadata={"papermill": {"start_time": "now"}})
     done = chapters.cleaned(nbformat.v4.new_notebook(
         cells=[cell, text], metadata={"papermill": {"start_time": "now"}}))
     assert (done.metadata == done.cells[1].metadata == {}
             and done.cells[0].metadata == {"tags": ["a"]})
-    assert [output.text for output in done.cells[0].outputs] == ["in book/full and x"]
-
-
-def test_records_are_listed_as_a_part_of_the_report(tmp_path, monkeypatch):
-    sys.path.insert(0, str(ROOT / "book"))
-    import record
-    monkeypatch.setattr(record, "ROOT", tmp_path)
-    (tmp_path / "book" / "full").mkdir(parents=True)
-    shutil.copy(ROOT / "_toc.yml", tmp_path)
-    record.list_records()
-    none = yaml.safe_load((tmp_path / "_toc.yml").read_text())
-    (tmp_path / "book" / "full" / "09_new.ipynb").touch()
-    for _ in range(2):
-        record.list_records()
-    parts = yaml.safe_load((tmp_path / "_toc.yml").read_text())["parts"]
-    assert {"caption": "Full-scale results", "chapters": [
-        {"file": "book/full/09_new", "title": "Chapter 9, full"}]} == parts.pop(3)
-    assert parts == none["parts"]
-
-
-def test_a_record_reads_the_table_of_a_sweep_for_its_own_chapter_only():
-    sys.path.insert(0, str(ROOT / "book"))
-    import record
-    folder = ROOT / "notebooks" / "profiles" / "full"
-    profiles = [folder / f"{stem}.yml" for stem in ("03_representation_test", "04_transfer_study")]
-    given = ["04_transfer_study=study/table.parquet"]
-    other, named = (record.parameters_of(profile, results=given) for profile in profiles)
-    assert named["results"] == "study/table.parquet" and "results" not in other
-    with pytest.raises(ValueError, match="no parameter results"):
-        record.parameters_of(profiles[0], results=["03_representation_test=study/table.parquet"])
+    assert [output.text for output in done.cells[0].outputs] == ["in book/x and x"]

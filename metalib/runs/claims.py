@@ -35,7 +35,7 @@ import pandas as pd
 import yaml
 
 from metalib.plain import plain
-from metalib.runs import studies
+from metalib.runs import studies, study
 from metalib.runs.documents import PlainLoader
 from metalib.runs.sweep import function_of
 
@@ -99,7 +99,7 @@ def load_claims() -> dict[str, Claim]:
         ValueError: a file that is no list of claims, or an id that is given twice.
     """
     found: dict[str, Claim] = {}
-    for path in sorted((studies.ROOT / "book" / "claims").glob("*.yml")):
+    for path in sorted((study.ROOT / "book" / "claims").glob("*.yml")):
         for entry in yaml.load(path.read_text(), PlainLoader) or []:  # a safe one
             try:
                 claim = Claim(**entry)
@@ -171,3 +171,28 @@ def verdicts(names: Sequence[str] = ()) -> list[Verdict]:
     read = {study: studies.table(study) for study in dict.fromkeys(
         study for name in names or known for study in known[name].studies)}
     return [judged(known[name], read) for name in names or known]
+
+
+def shown(found: Sequence[Verdict], question: str) -> Any:
+    """The verdicts on a question as a table of a page: claim, verdict, scope, and where to see it.
+
+    Args:
+        found: as `verdicts` gives them.
+        question: one of `QUESTIONS`.
+
+    Returns:
+        IPython.display.Markdown.
+    """
+    from IPython.display import Markdown
+    rows = [f"| {one.sentence} | {WORDS[one.word]} | {one.scope} | {_link(one.claim)} |"
+            for one in found if one.claim.question == question]
+    return Markdown("\n".join(["| claim | verdict | for | see |", "|---|---|---|---|", *rows]))
+
+
+WORDS = {"supported": "supported", "unsupported": "**not supported**", "opposite": "**opposite**"}
+
+
+def _link(claim: Claim) -> str:
+    """The figure of a claim as a link within the report."""
+    page, _, anchor = claim.figure.partition("#")
+    return f"[chapter {int(page[:2])}](#{anchor})"
