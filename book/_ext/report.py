@@ -57,8 +57,8 @@ def fold_code(app: Sphinx, doctree: nodes.document) -> None:
             continue
         cell["hide_mode"] = {"output": "input+output"}.get(
             cell.get("hide_mode", ""), cell.get("hide_mode") or "input")
-        cell.setdefault("prompt_show", app.config.nb_code_prompt_show)
-        cell.setdefault("prompt_hide", app.config.nb_code_prompt_hide)
+        what = "parameters" if "parameters" in tags else "code"
+        cell["prompt_show"], cell["prompt_hide"] = f"Show the {what}", f"Hide the {what}"
 
 
 def keep_examples(
