@@ -8,14 +8,19 @@ Only metamers that pass at their own generator count. Intervals (95 %) are those
 and `crossed.differences`: generators, observers and images are all random.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from metalib.evaluation import crossed
+from metalib.evaluation.criterion import judge
+from metalib.evaluation.nulls import load_null
+from metalib.generation.metamers import Metamers
+from metalib.models import Model
 
 PUBLISHED = Path(__file__).parents[2] / "book" / "feather2023.csv"
 RELATIONS = ("other seed", "other training", "other architecture", "both differ")
@@ -138,21 +143,30 @@ def contrasts(
 def by_relation(
     table: pd.DataFrame, *, stage: str, value: str = "agrees", resamples: int = 2000,
 ) -> pd.DataFrame:
-    """Shares by how generator and observer are related, beside those of a mixed model.
+    """Shares by how generator and observer are related.
 
     Args:
         table, stage, value, resamples: as in `share`.
 
     Returns:
-        A row for each of `RELATIONS`: the columns of `crossed.means`, and `mixed`, `mixed_low` and
-        `mixed_high` of `crossed.mixed_model`.
+        The columns of `crossed.means`, a row for each of `RELATIONS`; missing without such pairs.
     """
-    rows: Any = counted(table, stage=stage)
-    means = crossed.means(rows, "relation", value=value, resamples=resamples)
-    mixed = crossed.mixed_model(rows, "relation", value=value).set_index("relation")
-    mixed = mixed.rename(columns={"mean": "mixed", "low": "mixed_low", "high": "mixed_high"})
-    return means.set_index("relation").join(mixed[["mixed", "mixed_low", "mixed_high"]]).reindex(
-        list(RELATIONS))
+    means = crossed.means(counted(table, stage=stage), "relation", value=value, resamples=resamples)
+    return means.set_index("relation").reindex(list(RELATIONS))
+
+
+def by_stage(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
+    """Shares by stage: where others agree, where metamers pass, and where they agree on noise.
+
+    Returns:
+        The rows of `crossed.means` by `stage`, with the column `share`, which names the share.
+    """
+    names = {"agrees": "observers agree", "passed": "metamers pass",
+             "control_agrees": "observers agree on noise"}
+    rows = counted(table).sort_values("depth", kind="stable")
+    return pd.concat([
+        crossed.means(rows, "stage", value=value, resamples=resamples).assign(share=name)
+        for value, name in names.items()], ignore_index=True)
 
 
 def by_depth(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
@@ -285,6 +299,30 @@ def _by_steps(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     wide: Any = rows.assign(value=rows[value].astype(float)).pivot_table(
         "value", ["stage", "generator", "observer", "image"], "steps", sort=False)
     return wide.dropna()
+
+
+def seen(observers: Sequence[Model], stage: str, metamers: Metamers) -> pd.DataFrame:
+    """What networks answer to metamers, and for which of them a metamer passes, too.
+
+    Args:
+        observers: bundled networks, or others that ship a null of this stage.
+        stage: of the observers.
+        metamers: of another network.
+
+    Returns:
+        A row for each `observer` and `image`: its `answer`, the name of a class or "none", and
+        `passed`, as `judge` says.
+    """
+    parts = []
+    for observer in observers:
+        with torch.no_grad():
+            given = observer.answer_of(observer(metamers.images.to(observer.device))).tolist()
+        passed = judge(observer, stage, metamers, load_null(observer, stage))["passed"]
+        parts.append(pd.DataFrame({
+            "observer": observer.name, "image": range(len(given)),
+            "answer": [observer.class_names[k] if k >= 0 else "none" for k in given],
+            "passed": passed.to_numpy()}))
+    return pd.concat(parts, ignore_index=True)
 
 
 # --- Published data ------------------------------------------------------------------------------
