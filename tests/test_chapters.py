@@ -1,4 +1,4 @@
-"""Chapters compute their own tables at the smallest scale, and say at once what they cannot show."""
+"""Chapters compute their own tables at the smallest scale, and refuse what they cannot show."""
 
 import ast
 from pathlib import Path
@@ -102,6 +102,12 @@ def test_the_gallery_shows_any_networks_in_any_order(run, capsys, models):
     assert not lacking
     rows = sum(len(STAGES.get(name[4:], range(6))) for name in models)
     assert f"2 photographs, {rows} rows, {2 * rows} metamers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_a_committed_table_takes_no_other_values(run, number):
+    with pytest.raises(ValueError, match=r"n_images: .* cannot be changed; give source='compute'"):
+        run(number, n_images=2)
 
 
 # --- What set-up cells ask ----------------------------------------------------------------------
