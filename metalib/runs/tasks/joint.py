@@ -28,7 +28,8 @@ Picture = tuple[dict[str, Any], Tensor]  # what it is, and (B, 3, H, W)
 
 def drawn(models: Sequence[str], draw: int, seed: int) -> list[str]:
     """The networks in the order in which they become members in a draw."""
-    return [models[k] for k in np.random.default_rng([seed, draw]).permutation(len(models))]
+    order = np.random.default_rng([seed, draw]).permutation(len(models))
+    return [models[int(k)] for k in order]
 
 
 def check_networks(
@@ -185,9 +186,9 @@ def _seen(
     if not pictures:
         return pd.DataFrame()
     abouts = pd.DataFrame([about for about, _ in pictures])
-    near = {count: nearest(observer.card, [networks[name].card for name in order[:count]])
-            for count in abouts["members"].unique()}
-    abouts["observer"], abouts["nearest"] = observer.name, abouts["members"].map(near)
+    abouts["observer"] = observer.name
+    abouts["nearest"] = [nearest(observer.card, [networks[name].card for name in order[:count]])
+                         for count in abouts["members"]]
     shown = to_8_bits(torch.stack([picture for _, picture in pictures]))
     seen = look(observer, stage, load_null(observer, stage), images.images, shown)
     return abouts.loc[seen["picture"]].reset_index(drop=True).join(seen.drop(columns="picture"))
