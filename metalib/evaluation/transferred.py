@@ -52,6 +52,14 @@ def counted(table: pd.DataFrame, *, stage: str = "") -> pd.DataFrame:
     return rows
 
 
+def pairs(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
+    """The rows of all pairs, metamers shown to their own network among them, sorted by kind."""
+    rows: Any = table[table["generator_passed"].astype(bool) & (table["stage"] == stage)]
+    by = [f"{role}_{key}" for role in ("generator", "observer")
+          for key in ("training", "architecture")]
+    return rows.sort_values([*by, "generator", "observer"], kind="stable")
+
+
 def share(
     table: pd.DataFrame, *, stage: str, value: str = "agrees", resamples: int = 2000,
 ) -> dict[str, Any]:
@@ -206,7 +214,7 @@ def made(table: pd.DataFrame) -> pd.DataFrame:
     """How many metamers pass at their own generator, by its kind (%), with its natural accuracy.
 
     Returns:
-        A row for each training and architecture; a column for each stage, in the order of depth;
+        A row for each kind, such as "vgg, robust"; a column for each stage, in the order of depth;
         and `accuracy`, the share of references (%) that networks of this kind recognise.
     """
     own: Any = table[table["generator"] == table["observer"]]
@@ -216,7 +224,10 @@ def made(table: pd.DataFrame) -> pd.DataFrame:
     stages = own.sort_values("depth")["stage"].unique()
     shares: Any = own.pivot_table("passed", kind, "stage")[stages]
     shares = shares.join(own.groupby(kind)["accuracy"].mean())
-    return shares.reindex(_in_order(shares.index))
+    shares = shares.reindex(_in_order(shares.index))
+    shares.index = pd.Index([f"{architecture}, {training}" for training, architecture
+                             in shares.index], name="kind")
+    return shares
 
 
 def asymmetry(table: pd.DataFrame, *, stage: str, resamples: int = 1000) -> dict[str, Any]:
@@ -274,24 +285,27 @@ def gain(
                     "at_most": wide[most].mean()}
 
 
-def by_effort(table: pd.DataFrame, value: str, *, resamples: int = 500) -> pd.DataFrame:
-    """Shares by stage, training of the generator and evaluations, of the same metamers throughout.
+def by_effort(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
+    """Shares by evaluations: where others agree, and where metamers pass, by the generator.
 
     Args:
-        table: as in `gain`.
-        value: the column whose share is taken.
+        table: as in `gain`, of one stage.
         resamples: as in `crossed.means`.
 
     Returns:
-        The rows of `crossed.means` by `stage`, `generator_training` and `steps`.
+        The rows of `crossed.means` by `steps`, with the column `what`, such as "passes, robust".
+        They are of the same metamers throughout, which pass at their own generator with every
+        number of evaluations.
     """
-    wide: Any = _by_steps(counted(table), value)
-    rows = wide.stack().rename(value).reset_index()
-    training = table.groupby("generator")["generator_training"].first()
-    rows["generator_training"] = rows["generator"].map(training)
-    parts = [crossed.means(part, ["stage", "generator_training", "steps"], value=value,
-                           resamples=resamples) for _, part in rows.groupby("steps")]
-    return pd.concat(parts, ignore_index=True)
+    rows, parts = counted(table), []
+    trainings: Any = rows.groupby("generator", sort=False)["generator_training"].first()
+    for value, word in (("agrees", "agreement"), ("passed", "passes")):
+        long: Any = _by_steps(rows, value).stack().rename(value).reset_index()
+        names = long["generator"].map(trainings)
+        for (training, _), part in long.groupby([names, "steps"], sort=False):
+            found = crossed.means(part, "steps", value=value, resamples=resamples)
+            parts.append(found.assign(what=f"{word}, {training} generators"))
+    return pd.concat(parts, ignore_index=True).sort_values(["what", "steps"], kind="stable")
 
 
 def _by_steps(rows: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -323,6 +337,13 @@ def seen(observers: Sequence[Model], stage: str, metamers: Metamers) -> pd.DataF
             "answer": [observer.class_names[k] if k >= 0 else "none" for k in given],
             "passed": passed.to_numpy()}))
     return pd.concat(parts, ignore_index=True)
+
+
+def told(answers: pd.DataFrame) -> list[str]:
+    """The rows of `seen` as a text for each image: a line for each observer, a tick for a pass."""
+    marked = answers["answer"] + answers["passed"].map({True: " \N{CHECK MARK}"}).fillna("")
+    texts: Any = marked.groupby(answers["image"]).agg("\n".join)
+    return texts.tolist()
 
 
 # --- Published data ------------------------------------------------------------------------------

@@ -90,10 +90,11 @@ def answered(
     """A grid of pictures with a few words below each, such as what a network takes it for.
 
     Args:
-        images: (R, C, 3, H, W) in [0, 1].
+        images: R rows of pictures (C, 3, H, W) in [0, 1].
         words: R lists of C texts; several lines are possible.
         rows, columns: as in `montage`.
     """
+    images = np.stack([np.asarray(row) for row in images])
     lines = max(text.count("\n") + 1 for row in words for text in row)
     gap, height, width = 4 + 6 * lines, images.shape[-2], images.shape[-1]
     ax = montage(images, rows, columns, gap=gap, ax=ax)
