@@ -105,6 +105,7 @@ class View:
 
     def __init__(self, browser: Browser, width: int, dark: bool) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 900})
+        self.page.set_default_timeout(120_000)  # ms; slow machines, and pages with many pictures
         self.width, self.dark = width, dark
         self.heard: list[str] = []
         self._listen()

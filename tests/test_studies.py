@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from metalib import store
-from metalib.runs import claims, studies
+from metalib.runs import claims, spot_checks, studies, study
 from metalib.runs.claims import Claim, judged
 
 TASK = """
@@ -37,7 +37,7 @@ def root(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "made_up_task.py").write_text("SHIFT = 0.0\n" + TASK)
     (tmp_path / "studies" / "made-up.yml").write_text(STUDY)
-    monkeypatch.setattr(studies, "ROOT", tmp_path)
+    monkeypatch.setattr(study, "ROOT", tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "code")
     monkeypatch.delitem(__import__("sys").modules, "made_up_task", raising=False)
     monkeypatch.setattr(studies.sweeps, "sweep", sweep_here)
@@ -171,7 +171,7 @@ def test_a_check_without_the_images_says_so(root):
     (["a", "b"], ["a", "c"], 0.5, True), (["a", "b"], ["a", "c"], 0.4, False),
     ([True, False], [True, True], 0.5, True), ([True, False], [True, True], 0.4, False)])
 def test_tolerances(again, stored, tolerance, holds):
-    assert studies._difference(pd.Series(again), pd.Series(stored), tolerance)["holds"] == holds
+    assert spot_checks._difference(pd.Series(again), pd.Series(stored), tolerance)["holds"] == holds
 
 
 def test_computing_here_takes_other_values_and_results_do_not(root):

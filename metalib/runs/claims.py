@@ -35,7 +35,7 @@ import pandas as pd
 import yaml
 
 from metalib.plain import plain
-from metalib.runs import studies
+from metalib.runs import studies, study
 from metalib.runs.documents import PlainLoader
 from metalib.runs.sweep import function_of
 
@@ -99,7 +99,7 @@ def load_claims() -> dict[str, Claim]:
         ValueError: a file that is no list of claims, or an id that is given twice.
     """
     found: dict[str, Claim] = {}
-    for path in sorted((studies.ROOT / "book" / "claims").glob("*.yml")):
+    for path in sorted((study.ROOT / "book" / "claims").glob("*.yml")):
         for entry in yaml.load(path.read_text(), PlainLoader) or []:  # a safe one
             try:
                 claim = Claim(**entry)
@@ -193,6 +193,6 @@ WORDS = {"supported": "supported", "unsupported": "**not supported**", "opposite
 
 
 def _link(claim: Claim) -> str:
-    """The figure of a claim as a link from a page in `book`."""
+    """The figure of a claim as a link within the report."""
     page, _, anchor = claim.figure.partition("#")
-    return f"[chapter {int(page[:2])}](../notebooks/{page}{'#' + anchor if anchor else ''})"
+    return f"[chapter {int(page[:2])}](#{anchor})"

@@ -27,8 +27,6 @@ wants is stale, which is an error. Other code is not: it is reported, and spot-c
 
 import argparse
 import datetime
-import itertools
-import json
 import logging
 import random
 import signal
@@ -36,119 +34,34 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from metalib import loading
-from metalib.data import load_images
-from metalib.models.registry import list_models
 from metalib.runs import options as types
+from metalib.runs import spot_checks
 from metalib.runs import sweep as sweeps
-from metalib.runs.documents import read_yaml
+from metalib.runs.study import (
+    CODE,
+    Stale,
+    Study,
+    folder_of,
+    images_of,
+    list_studies,
+    load_study,
+    table_of,
+)
 from metalib.store import TableFile, load_table, save_table
 
-ROOT = Path(__file__).parents[2]  # of the checkout, which holds `studies` and `results`
-CODE = "studies"  # stands for the code in the addresses of cells
-KEYS = {"title", "task", "grid", "parameters", "check", "tolerances"}
+__all__ = ["Stale", "Study", "adopt", "check", "colophon", "compute", "list_studies", "load_study",
+           "table"]
 SOURCES = ("results", "compute")
 
 
-class Stale(ValueError):
-    """A table that was made for another study, other weights, or other nulls than there are."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """What `studies/NAME.yml` says.
-
-    Attributes:
-        name: of its file and of its table.
-        title: what the table holds, in a few words.
-        task: "module:function".
-        grid: blocks, each a dict of values, of which lists are crossed.
-        parameters: the values that are the same for every cell.
-        check: what a spot check gives the task in place of those.
-        tolerances: by column, how much a spot check may differ.
-    """
-
-    name: str
-    title: str
-    task: str
-    grid: list[dict[str, Any]]
-    parameters: dict[str, Any]
-    check: dict[str, Any]
-    tolerances: dict[str, float | str]
-
-    def cells(self, folder: str | Path) -> list[sweeps.Cell]:
-        """Its cells, with their files in a folder."""
-        blocks = [dict(zip(block, values)) for block in self.grid for values in itertools.product(
-            *(value if isinstance(value, list) else [value] for value in block.values()))]
-        return sweeps.cells_of(self.task, blocks, directory=folder, parameters=self.parameters,
-                               code=CODE)
-
-    def given(self, **others: Any) -> "Study":
-        """The same with other values for an axis of the grid or for a parameter.
-
-        Empty values (None, "", 0, an empty list or dict) leave the study's own.
-
-        Raises:
-            ValueError: a name that is neither an axis nor a parameter of the study's.
-        """
-        others = {name: _expanded(value) for name, value in others.items() if value or value is
-                  False}
-        axes = {name for block in self.grid for name in block}
-        if unknown := sorted(set(others) - axes - set(self.parameters)):
-            raise ValueError(f"the study {self.name} has no {', '.join(unknown)}; "
-                             f"it has {', '.join([*sorted(axes), *self.parameters])}")
-        grid = [{name: others.get(name, value) for name, value in block.items()}
-                for block in self.grid]
-        kept = {name: others.get(name, value) for name, value in self.parameters.items()}
-        return Study(self.name, self.title, self.task, grid, kept, self.check, self.tolerances)
-
-
 # --- Reading ------------------------------------------------------------------------------------
-
-def list_studies() -> list[str]:
-    """The names of all studies."""
-    return sorted(path.stem for path in (ROOT / "studies").glob("*.yml"))
-
-
-def load_study(name: str) -> Study:
-    """A study by its name.
-
-    Raises:
-        FileNotFoundError: there is no such study; the message lists those that there are.
-        ValueError: its file is no study.
-    """
-    path = ROOT / "studies" / f"{name}.yml"
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no study {name}; there are "
-                                f"{', '.join(list_studies()) or 'none'}, each a file in studies/")
-    found = read_yaml(path)
-    if not {"title", "task", "grid", "tolerances"} <= set(found) <= KEYS:
-        raise ValueError(f"{path.name} must have the keys title, task, grid and tolerances, and "
-                         f"may have parameters and check; it has {', '.join(found)}")
-    grid = found["grid"] if isinstance(found["grid"], list) else [found["grid"]]
-    return Study(name, found["title"], found["task"], [_expanded(block) for block in grid],
-                 _expanded(found.get("parameters") or {}), found.get("check") or {},
-                 found["tolerances"])
-
-
-def _expanded(value: Any) -> Any:
-    """A value in which names with a star have become those of the networks that match."""
-    if isinstance(value, dict):
-        return {name: _expanded(one) for name, one in value.items()}
-    if not isinstance(value, list):
-        return value
-    parts = [list_models(one) if isinstance(one, str) and "*" in one else [_expanded(one)]
-             for one in value]
-    return list(itertools.chain.from_iterable(parts))
-
 
 def table(
     name: str, source: str = "results", *, directory: str | Path = "", **others: Any,
@@ -194,7 +107,7 @@ def table(
 
 
 def _fresh(study: Study) -> pd.DataFrame:
-    path = ROOT / "results" / f"{study.name}.parquet"
+    path = table_of(study.name)
     if not path.is_file():
         raise FileNotFoundError(f"the study {study.name} has no table yet; "
                                 f"make results STUDY={study.name}")
@@ -236,8 +149,7 @@ def compute(
         RuntimeError: cells failed; all others are kept.
         ValueError, ConnectionError, OSError, KeyboardInterrupt: as `metalib.sweep.sweep`.
     """
-    study, folder = load_study(name), ROOT / ".cache" / "studies" / name
-    path = ROOT / "results" / f"{name}.parquet"
+    study, folder, path = load_study(name), folder_of(name), table_of(name)
     cells, old = study.cells(folder), load_table(path) if path.is_file() else pd.DataFrame()
     kept = old.attrs.get("provenance", {}).get("cells", {})
     missing = [values for file, values in cells if file.address not in kept]
@@ -249,7 +161,7 @@ def compute(
                                f"first: {failed[0]}")
     found, made = _collected(study, cells, kept, old)
     save_table(found, path, study=study.name, title=study.title, task=study.task,
-               parameters=study.parameters, images=_images_of(study, cells), cells=made,
+               parameters=study.parameters, images=images_of(study, cells), cells=made,
                weights={key: value for file, _ in cells
                         for key, value in file.about["weights"].items()})
     return load_table(path)
@@ -303,26 +215,13 @@ def adopt(name: str, rows: pd.DataFrame, **made: Any) -> pd.DataFrame:
             parts.append(its.assign(cell=file.address))
     about = {"date": "unknown", "seconds": None, "hardware": "unknown", "torch": "unknown",
              "code": "unknown", **made}
-    path = ROOT / "results" / f"{name}.parquet"
+    path = table_of(name)
     save_table(pd.concat(parts, ignore_index=True), path, study=name, title=study.title,
-               task=study.task, parameters=study.parameters, images=_images_of(study, cells),
+               task=study.task, parameters=study.parameters, images=images_of(study, cells),
                cells={file.address: about for file, _ in cells},
                weights={key: value for file, _ in cells
                         for key, value in file.about["weights"].items()})
     return load_table(path)
-
-
-def _images_of(study: Study, cells: Iterable[sweeps.Cell]) -> dict[str, str]:
-    """SHA-256 of the references of cells, by description, for tasks that name them as others do."""
-    found = {}
-    for _, cell in cells:
-        values = sweeps.whole_values(study.task, cell)
-        if isinstance(source := values.get("image_set"), str):
-            options = {"source": source, "split": values.get("split") or None,
-                       "n": values.get("n_images"), "seed": values.get("seed", 0),
-                       "size": values.get("size")}
-            found[json.dumps(options)] = options
-    return {description: load_images(**options).sha256 for description, options in found.items()}
 
 
 # --- Spot checks --------------------------------------------------------------------------------
@@ -330,82 +229,13 @@ def _images_of(study: Study, cells: Iterable[sweeps.Cell]) -> dict[str, str]:
 def check(name: str, *, cells: int = 3, seed: int | None = None) -> pd.DataFrame:
     """Compute some random cells of a study again, and compare them with its table.
 
-    Args:
-        name: of the study.
-        cells: how many of them.
-        seed: of the choice; None chooses by chance.
-
-    Returns:
-        pandas.DataFrame: a row for each cell and column with a tolerance: `found`, the difference,
-        `allowed`, and `holds`. It is empty, with a warning, where the images of the study are not
-        on this machine.
+    The arguments and the rows are those of `metalib.runs.spot_checks.check`.
 
     Raises:
         Stale: as in `table`, or where the images are others.
         ValueError: rows that the table lacks, or no column that can be compared.
     """
-    study, stored = load_study(name), table(name)
-    with tempfile.TemporaryDirectory() as folder:
-        all_cells = study.cells(folder)
-    chosen = random.Random(seed).sample(all_cells, min(cells, len(all_cells)))
-    try:
-        images = _images_of(study, chosen)
-    except FileNotFoundError as error:
-        warnings.warn(f"{name} is not checked: {error}", RuntimeWarning, stacklevel=2)
-        return pd.DataFrame(columns=["study", "cell", "column", "found", "allowed", "holds"])
-    known = stored.attrs["provenance"]["images"]
-    if others := [key for key, value in images.items() if known.get(key, value) != value]:
-        raise Stale(f"results/{name}.parquet was made from other images: {', '.join(others)}")
-    rows = [row for file, values in chosen for row in _compared(
-        study, stored[stored["cell"] == file.address], values, file.address)]
-    return pd.DataFrame(rows)
-
-
-def _compared(
-    study: Study, stored: Any, values: dict[str, Any], address: str,
-) -> list[dict[str, Any]]:
-    """One cell, computed again as the study's check says, against its stored rows."""
-    again = sweeps.as_rows(sweeps.function_of(study.task)(**{**values, **study.check}))
-    columns = [column for column in study.tolerances if column in again and column in stored]
-    if not columns:
-        raise ValueError(f"no column of {study.name} has a tolerance and can be compared")
-    keys = [column for column in again if column in stored and _is_key(again[column])
-            and column not in study.tolerances]
-    if not keys:  # rows that follow each other
-        keys, again, stored = ["row"], *(rows.assign(row=range(len(rows))) for rows in (
-            again, stored))
-    both = again.merge(stored, on=keys, how="left", suffixes=(" again", ""), indicator=True)
-    if len(both) != len(again) or set(both["_merge"]) != {"both"}:
-        raise ValueError(f"the table of {study.name} lacks rows of the cell {values}, or has them "
-                         f"more than once (rows are known by {', '.join(keys)})")
-    return [{"study": study.name, "cell": address[:12], "column": column, **_difference(
-        both[f"{column} again"], both[column], study.tolerances[column])} for column in columns]
-
-
-def _is_key(column: Any) -> bool:
-    return not pd.api.types.is_float_dtype(column) and not pd.api.types.is_bool_dtype(column)
-
-
-def _difference(again: Any, stored: Any, tolerance: float | str) -> dict[str, Any]:
-    """How far two columns differ, how far they may, and whether they do not differ more.
-
-    Numbers: the mean absolute difference; a missing value is like another missing one only.
-    Texts and truth values: the share of rows that differ.
-    """
-    relative = isinstance(tolerance, str)
-    allowed = float(tolerance.removesuffix("%")) / 100 if isinstance(tolerance, str) else tolerance
-    numbers = all(pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-                  for column in (again, stored))
-    if numbers:
-        one, other = again.to_numpy(float), stored.to_numpy(float)
-        same = (one == other) | (np.isnan(one) & np.isnan(other))  # also both infinite
-        apart = np.abs(np.where(same, 0, one) - np.where(same, 0, other))
-        found = float(np.where(np.isnan(apart), np.inf, apart).mean())
-        finite = np.abs(other[np.isfinite(other)])
-        allowed *= finite.mean() if relative and len(finite) else 1
-    else:
-        found = float((again.astype(str).to_numpy() != stored.astype(str).to_numpy()).mean())
-    return {"found": found, "allowed": allowed, "holds": bool(found <= allowed + 1e-12)}
+    return spot_checks.check(load_study(name), table(name), cells=cells, seed=seed)
 
 
 # --- What a page says of its studies ------------------------------------------------------------
