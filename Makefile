@@ -29,7 +29,7 @@ _build/pages/%.ipynb: %.ipynb $(CODE)
 
 test: lint unit notebook-test check-results book-check  ## everything that CI runs
 
-unit: .venv/ready
+unit: .venv/ready .venv/browser
 	$(ONE_THREAD) $(BIN)/pytest -n $(JOBS)
 
 notebook-test: .venv/ready  ## replay the chapters and compare the outputs that a test holds
@@ -39,7 +39,7 @@ notebook-test: .venv/ready  ## replay the chapters and compare the outputs that 
 check-results: .venv/ready .cache/data  ## compute three random cells of every study again
 	$(DATA) $(ONE_THREAD) $(BIN)/python -m metalib.studies check $(STUDY)
 
-book-check: .venv/ready book/_static/explore/data.js  ## the strict build, from the committed outputs, opened in a browser
+book-check: .venv/ready .venv/browser book/_static/explore/data.js  ## the strict build, from the committed outputs, opened in a browser
 	rm -rf .cache/pages
 	mkdir -p .cache/pages/book
 	$(call copied,.cache/pages)
@@ -80,6 +80,13 @@ book/_static/explore/data.js: book/explore.py $(CODE) .venv/ready
 .cache/data:
 	mkdir -p $@
 	$(if $(ARCHIVE),$(PYTHON) -m zipfile -e $(ARCHIVE) $@)
+
+# A browser, in which pages are checked: one that is there, or Debian's, or Playwright's own.
+.venv/browser: .venv/ready
+	test -n "$$BROWSER_PATH" || command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ test "$$(id -u)" = 0 && apt-get update --quiet && apt-get install --quiet --yes chromium; } || \
+		$(BIN)/playwright install chromium
+	touch $@
 
 .venv/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "metalib needs Python 3.11 or newer: make PYTHON=python3.12")'

@@ -210,6 +210,26 @@ def disagreements(table: pd.DataFrame, *, matched: str, stage: str) -> dict[str,
         "identified": int((~known & nearest).sum()), "neither": int((~known & ~nearest).sum())}
 
 
+def disagreeing(table: pd.DataFrame, *, stage: str, beyond: int = 3) -> dict[str, pd.DataFrame]:
+    """The metamers about which recognition and representation disagree most.
+
+    Args:
+        table: of `representation_test`, with the null "random".
+        stage: of the observers.
+        beyond: how many references must be nearer than the metamer's own.
+
+    Returns:
+        The rows of both kinds, by their names: those whose reference is the nearest, but whose
+        class is another; and those that are recognised, but not among the nearest.
+    """
+    rows: Any = table[(table["stage"] == stage) & (table["null"] == "random")]
+    rows = rows.dropna(subset=["recognised", "rank"])
+    known = rows["recognised"].astype(bool)
+    return {"nearest to its reference, another class": rows[~known & (rows["rank"] == 1)],
+            f"the right class, {beyond} or more references nearer":
+                rows[known & (rows["rank"] > beyond)]}
+
+
 def second_order(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
     """Means over other networks of measures at a stage, by training and matched stage.
 

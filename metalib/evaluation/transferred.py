@@ -8,14 +8,19 @@ Only metamers that pass at their own generator count. Intervals (95 %) are those
 and `crossed.differences`: generators, observers and images are all random.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from metalib.evaluation import crossed
+from metalib.evaluation.criterion import judge
+from metalib.evaluation.nulls import load_null
+from metalib.generation.metamers import Metamers
+from metalib.models import Model
 
 PUBLISHED = Path(__file__).parents[2] / "book" / "feather2023.csv"
 RELATIONS = ("other seed", "other training", "other architecture", "both differ")
@@ -45,6 +50,14 @@ def counted(table: pd.DataFrame, *, stage: str = "") -> pd.DataFrame:
         raise ValueError(f"no metamer of {stage or 'any stage'} passes at its own generator and is "
                          "shown to another network")
     return rows
+
+
+def pairs(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
+    """The rows of all pairs, metamers shown to their own network among them, sorted by kind."""
+    rows: Any = table[table["generator_passed"].astype(bool) & (table["stage"] == stage)]
+    by = [f"{role}_{key}" for role in ("generator", "observer")
+          for key in ("training", "architecture")]
+    return rows.sort_values([*by, "generator", "observer"], kind="stable")
 
 
 def share(
@@ -138,21 +151,30 @@ def contrasts(
 def by_relation(
     table: pd.DataFrame, *, stage: str, value: str = "agrees", resamples: int = 2000,
 ) -> pd.DataFrame:
-    """Shares by how generator and observer are related, beside those of a mixed model.
+    """Shares by how generator and observer are related.
 
     Args:
         table, stage, value, resamples: as in `share`.
 
     Returns:
-        A row for each of `RELATIONS`: the columns of `crossed.means`, and `mixed`, `mixed_low` and
-        `mixed_high` of `crossed.mixed_model`.
+        The columns of `crossed.means`, a row for each of `RELATIONS`; missing without such pairs.
     """
-    rows: Any = counted(table, stage=stage)
-    means = crossed.means(rows, "relation", value=value, resamples=resamples)
-    mixed = crossed.mixed_model(rows, "relation", value=value).set_index("relation")
-    mixed = mixed.rename(columns={"mean": "mixed", "low": "mixed_low", "high": "mixed_high"})
-    return means.set_index("relation").join(mixed[["mixed", "mixed_low", "mixed_high"]]).reindex(
-        list(RELATIONS))
+    means = crossed.means(counted(table, stage=stage), "relation", value=value, resamples=resamples)
+    return means.set_index("relation").reindex(list(RELATIONS))
+
+
+def by_stage(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
+    """Shares by stage: where others agree, where metamers pass, and where they agree on noise.
+
+    Returns:
+        The rows of `crossed.means` by `stage`, with the column `share`, which names the share.
+    """
+    names = {"agrees": "observers agree", "passed": "metamers pass",
+             "control_agrees": "observers agree on noise"}
+    rows = counted(table).sort_values("depth", kind="stable")
+    return pd.concat([
+        crossed.means(rows, "stage", value=value, resamples=resamples).assign(share=name)
+        for value, name in names.items()], ignore_index=True)
 
 
 def by_depth(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
@@ -192,7 +214,7 @@ def made(table: pd.DataFrame) -> pd.DataFrame:
     """How many metamers pass at their own generator, by its kind (%), with its natural accuracy.
 
     Returns:
-        A row for each training and architecture; a column for each stage, in the order of depth;
+        A row for each kind, such as "vgg, robust"; a column for each stage, in the order of depth;
         and `accuracy`, the share of references (%) that networks of this kind recognise.
     """
     own: Any = table[table["generator"] == table["observer"]]
@@ -202,7 +224,10 @@ def made(table: pd.DataFrame) -> pd.DataFrame:
     stages = own.sort_values("depth")["stage"].unique()
     shares: Any = own.pivot_table("passed", kind, "stage")[stages]
     shares = shares.join(own.groupby(kind)["accuracy"].mean())
-    return shares.reindex(_in_order(shares.index))
+    shares = shares.reindex(_in_order(shares.index))
+    shares.index = pd.Index([f"{architecture}, {training}" for training, architecture
+                             in shares.index], name="kind")
+    return shares
 
 
 def asymmetry(table: pd.DataFrame, *, stage: str, resamples: int = 1000) -> dict[str, Any]:
@@ -260,24 +285,27 @@ def gain(
                     "at_most": wide[most].mean()}
 
 
-def by_effort(table: pd.DataFrame, value: str, *, resamples: int = 500) -> pd.DataFrame:
-    """Shares by stage, training of the generator and evaluations, of the same metamers throughout.
+def by_effort(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
+    """Shares by evaluations: where others agree, and where metamers pass, by the generator.
 
     Args:
-        table: as in `gain`.
-        value: the column whose share is taken.
+        table: as in `gain`, of one stage.
         resamples: as in `crossed.means`.
 
     Returns:
-        The rows of `crossed.means` by `stage`, `generator_training` and `steps`.
+        The rows of `crossed.means` by `steps`, with the column `what`, such as "passes, robust".
+        They are of the same metamers throughout, which pass at their own generator with every
+        number of evaluations.
     """
-    wide: Any = _by_steps(counted(table), value)
-    rows = wide.stack().rename(value).reset_index()
-    training = table.groupby("generator")["generator_training"].first()
-    rows["generator_training"] = rows["generator"].map(training)
-    parts = [crossed.means(part, ["stage", "generator_training", "steps"], value=value,
-                           resamples=resamples) for _, part in rows.groupby("steps")]
-    return pd.concat(parts, ignore_index=True)
+    rows, parts = counted(table), []
+    trainings: Any = rows.groupby("generator", sort=False)["generator_training"].first()
+    for value, word in (("agrees", "agreement"), ("passed", "passes")):
+        long: Any = _by_steps(rows, value).stack().rename(value).reset_index()
+        names = long["generator"].map(trainings)
+        for (training, _), part in long.groupby([names, "steps"], sort=False):
+            found = crossed.means(part, "steps", value=value, resamples=resamples)
+            parts.append(found.assign(what=f"{word}, {training} generators"))
+    return pd.concat(parts, ignore_index=True).sort_values(["what", "steps"], kind="stable")
 
 
 def _by_steps(rows: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -285,6 +313,37 @@ def _by_steps(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     wide: Any = rows.assign(value=rows[value].astype(float)).pivot_table(
         "value", ["stage", "generator", "observer", "image"], "steps", sort=False)
     return wide.dropna()
+
+
+def seen(observers: Sequence[Model], stage: str, metamers: Metamers) -> pd.DataFrame:
+    """What networks answer to metamers, and for which of them a metamer passes, too.
+
+    Args:
+        observers: bundled networks, or others that ship a null of this stage.
+        stage: of the observers.
+        metamers: of another network.
+
+    Returns:
+        A row for each `observer` and `image`: its `answer`, the name of a class or "none", and
+        `passed`, as `judge` says.
+    """
+    parts = []
+    for observer in observers:
+        with torch.no_grad():
+            given = observer.answer_of(observer(metamers.images.to(observer.device))).tolist()
+        passed = judge(observer, stage, metamers, load_null(observer, stage))["passed"]
+        parts.append(pd.DataFrame({
+            "observer": observer.name, "image": range(len(given)),
+            "answer": [observer.class_names[k] if k >= 0 else "none" for k in given],
+            "passed": passed.to_numpy()}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def told(answers: pd.DataFrame) -> list[str]:
+    """The rows of `seen` as a text for each image: a line for each observer, a tick for a pass."""
+    marked = answers["answer"] + answers["passed"].map({True: " \N{CHECK MARK}"}).fillna("")
+    texts: Any = marked.groupby(answers["image"]).agg("\n".join)
+    return texts.tolist()
 
 
 # --- Published data ------------------------------------------------------------------------------

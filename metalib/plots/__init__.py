@@ -9,6 +9,7 @@ from metalib.plots.common import estimates, side_by_side
 from metalib.plots.generation import (
     LABELS,
     cost_and_distinctness,
+    cost_by_stage,
     match_by_evaluations,
     null_and_metamers,
     pairs,
@@ -20,6 +21,7 @@ from metalib.plots.representation import (
     KINDS,
     by_stage,
     fisher,
+    kept_matrix,
     observers_by_stages,
     power_curves,
     rejection_rates,
@@ -30,18 +32,21 @@ from metalib.plots.style import COLUMN, LINES, MARKERS, PALETTE, look, short, st
 from metalib.plots.tables import Shown, shown
 from metalib.plots.transfer import (
     against_distance,
+    answered,
     by_depth,
     clustered,
+    kinds_matrix,
     people_and_networks,
     transfer_matrix,
 )
 
 __all__ = [
     "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "Shown",
-    "accuracy_and_robustness", "against_distance", "against_natural", "by_depth", "by_stage",
-    "clustered", "concentration", "cost_and_distinctness", "displacements", "estimates",
-    "fisher", "heat_maps", "look", "match_by_evaluations", "metamers_below_references",
-    "montage", "null_and_metamers", "observers_by_stages", "pairs", "people_and_networks",
-    "power_curves", "rejection_rates", "share_passed", "short", "shown", "side_by_side",
-    "similarity_clouds", "styled", "transfer_matrix", "use_style",
+    "accuracy_and_robustness", "against_distance", "against_natural", "answered", "by_depth",
+    "by_stage", "clustered", "concentration", "cost_and_distinctness", "cost_by_stage",
+    "displacements", "estimates", "fisher", "heat_maps", "kept_matrix", "kinds_matrix", "look",
+    "match_by_evaluations", "metamers_below_references", "montage", "null_and_metamers",
+    "observers_by_stages", "pairs", "people_and_networks", "power_curves", "rejection_rates",
+    "share_passed", "short", "shown", "side_by_side", "similarity_clouds", "styled",
+    "transfer_matrix", "use_style",
 ]

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binom
 
 from metalib.plots.common import side_by_side
-from metalib.plots.style import short
+from metalib.plots.style import LINES, MARKERS, short, styled
 
 KINDS: dict[str, str] = {
     "random": "other images", "same-class": "of the class", "noise": "noise", "blend": "blends",
@@ -41,6 +41,44 @@ def similarity_clouds(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     ax.set_xticks(range(len(names)), names.values(), fontsize=9, rotation=40, ha="right")
     ax.set(ylabel="similarity (centred Pearson correlation)", ylim=(-1.02, 1.02))
+    return ax
+
+
+def kept_matrix(
+    cells: pd.DataFrame, *, limits: tuple[float, float] = (0, 1), bar: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Heat map of what metamers keep: sets of metamers (rows) x stages of observers (columns).
+
+    Args:
+        cells: rows of `metalib.evaluation.kept.by_kind` of one training of the observers. `kept` is
+            drawn as colour and, in hundredths, as text. The text is bold where `beyond` is 1, and
+            in brackets elsewhere.
+        limits: the values at the ends of the colour scale.
+        bar: whether to draw the colour bar.
+    """
+    ax = ax or plt.gca()
+    by = ["generator_training", "matched"]
+    sets, stages = list(cells[by].drop_duplicates().itertuples(index=False, name=None)), list(
+        cells["stage"].unique())
+    grid = cells.set_index([*by, "stage"])
+    values = np.array([[grid["kept"].get((*one, stage), np.nan) for stage in stages]
+                       for one in sets], dtype=float)
+    image = ax.imshow(values, cmap="viridis", vmin=limits[0], vmax=limits[1], aspect="auto")
+    middle = sum(limits) / 2 + 0.1 * (limits[1] - limits[0])
+    for row, one in enumerate(sets):
+        for column, stage in enumerate(stages):
+            bold, value = grid["beyond"].get((*one, stage), 0) == 1, values[row, column]
+            ax.text(column, row, f"{100 * value:.0f}" if bold else f"({100 * value:.0f})",
+                    ha="center", va="center", fontsize=10, fontweight="bold" if bold else "normal",
+                    color="black" if value > middle else "white")
+    ax.set_yticks(range(len(sets)), [", ".join(one) for one in sets])
+    ax.set_xticks(range(len(stages)), stages, rotation=45, ha="right")
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    if bar:
+        plt.colorbar(image, ax=ax, label="share kept beyond the class", fraction=0.046, pad=0.03)
     return ax
 
 
@@ -142,10 +180,8 @@ def power_curves(rates: pd.DataFrame, *, level: float = 0.05, ax: Axes | None = 
         level: the level of the tests, a solid line; a dotted line stands at a rate of 0.9.
     """
     ax = ax or plt.gca()
-    markers = "osD^vP*X<>dph"
-    colors = sns.color_palette("husl", len(rates.columns))
-    for number, (test, color) in enumerate(zip(rates, colors)):
-        ax.plot(rates.index, rates[test], marker=markers[number % len(markers)], color=color,
+    for number, (test, color, marker) in enumerate(styled(rates, MARKERS, both=True)):
+        ax.plot(rates.index, rates[test], LINES[number % len(LINES)], marker=marker, color=color,
                 markersize=5, linewidth=1.2, label=test)
     for height, style in ((level, "-"), (0.9, ":")):
         ax.axhline(height, color="0.6", linewidth=0.8, linestyle=style, zorder=0)

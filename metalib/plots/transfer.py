@@ -1,7 +1,7 @@
 """Figures of who sees whose metamers as what."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from scipy.cluster import hierarchy
 
+from metalib.plots.pictures import montage
 from metalib.plots.style import LINES, short, styled
 
 
@@ -37,6 +38,72 @@ def transfer_matrix(matrix: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_yticklabels([short(name) for name in matrix.index], rotation=0, fontsize=size)
     ax.tick_params(length=2)
     ax.set(xlabel="observer", ylabel="generator")
+    return ax
+
+
+def kinds_matrix(cells: pd.DataFrame, *, bar: bool = True, ax: Axes | None = None) -> Axes:
+    """Heat map of shares by kind of generator (rows) and of observer (columns).
+
+    Architectures are named at the axes, and trainings beyond them; a line parts the trainings.
+
+    Args:
+        cells: as in `metalib.evaluation.transferred.by_kind`, in [0, 1].
+        bar: whether to draw the colour bar.
+    """
+    ax = ax or plt.gca()
+    image = ax.imshow(cells.to_numpy(float), vmin=0, vmax=1, cmap="viridis", aspect="equal")
+    names = [[architecture for _, architecture in kinds] for kinds in (cells.index, cells.columns)]
+    ax.set_yticks(range(len(names[0])), names[0], fontsize=9)
+    ax.set_xticks(range(len(names[1])), names[1], fontsize=9, rotation=90)
+    for axis, kinds in enumerate((cells.index, cells.columns)):
+        _name_groups(ax, [training for training, _ in kinds], axis)
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    if bar:
+        plt.colorbar(image, ax=ax, fraction=0.046, pad=0.03, label="share of metamers")
+    return ax
+
+
+def _name_groups(ax: Axes, groups: Sequence[str], axis: int) -> None:
+    """Name runs of equal groups beyond the labels of an axis (0: rows, 1: columns)."""
+    start = 0
+    for name, run in itertools.groupby(groups):
+        end = start + len(list(run))
+        middle = (start + end - 1) / 2
+        if axis:
+            ax.annotate(name, (middle, 0), (0, -60), xycoords=("data", "axes fraction"),
+                        textcoords="offset points", ha="center", va="top", fontsize=10)
+        else:
+            ax.annotate(name, (0, middle), (-60, 0), xycoords=("axes fraction", "data"),
+                        textcoords="offset points", ha="right", va="center", fontsize=10,
+                        rotation=90)
+        if start:
+            (ax.axvline if axis else ax.axhline)(start - 0.5, color="white", linewidth=3)
+        start = end
+
+
+def answered(
+    images: Any, words: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str] = (),
+    *, ax: Axes | None = None,
+) -> Axes:
+    """A grid of pictures with a few words below each, such as what a network takes it for.
+
+    Args:
+        images: R rows of pictures (C, 3, H, W) in [0, 1].
+        words: R lists of C texts; several lines are possible.
+        rows, columns: as in `montage`.
+    """
+    images = np.stack([np.asarray(row) for row in images])
+    lines = max(text.count("\n") + 1 for row in words for text in row)
+    gap, height, width = 4 + 6 * lines, images.shape[-2], images.shape[-1]
+    ax = montage(images, rows, columns, gap=gap, ax=ax)
+    for row, texts in enumerate(words):
+        for column, text in enumerate(texts):
+            ax.annotate(text, (column * (width + gap) + width / 2, row * (height + gap) + height),
+                        (0, -2), textcoords="offset points", ha="center", va="top", fontsize=8,
+                        annotation_clip=False)
+    ax.set_ylim(len(words) * (height + gap) - 0.5, -0.5)
     return ax
 
 

@@ -193,6 +193,6 @@ WORDS = {"supported": "supported", "unsupported": "**not supported**", "opposite
 
 
 def _link(claim: Claim) -> str:
-    """The figure of a claim as a link from a page in `book`."""
+    """The figure of a claim as a link within the report."""
     page, _, anchor = claim.figure.partition("#")
-    return f"[chapter {int(page[:2])}](../notebooks/{page}{'#' + anchor if anchor else ''})"
+    return f"[chapter {int(page[:2])}](#{anchor})"

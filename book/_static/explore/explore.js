@@ -184,8 +184,13 @@
     return showRun();
   }
 
+  function firstStage() {  // one where the way from noise is seen
+    const middle = data.stages[Math.floor(data.stages.length / 2)];
+    fill($("emerge-stage"), [middle]);
+  }
+
   // --- What another network makes of it ----------------------------------------------------------
-  let chosen = { row: 0, column: data.observers.length - 1 };
+  let chosen = { row: Math.max(0, data.generators.indexOf(data.watched[0])), column: data.observers.length - 1 };
   const look = () => {
     const stage = $("transfer-stage").value;
     return { stage, of: (row, column, photo) => {
@@ -227,7 +232,7 @@
     head.firstChild.prepend(corner);
     data.generators.forEach((generator, row) => {
       const line = element("tr");
-      line.append(element("th", `${architecture(generator)} ${about(generator).training}`, { scope: "row" }));
+      line.append(element("th", named(generator), { scope: "row" }));
       data.observers.forEach((observer, column) => {
         const count = counted(row, column, what), cell = element("td", null, opens(column) ? { class: "group" } : {});
         const own = generator === observer;
@@ -242,11 +247,11 @@
     $("transfer-legend").replaceChildren(
       ...photographs.concat("").map((_, count) => element("span", count, { class: `level${level(count)}` })),
       ` of ${total} metamers; the digit above a column is the seed of its network`);
-    mark_cell(false);
+    markCell(false);
   }
 
   const button = (row, column) => document.querySelector(`#transfer-matrix [data-row="${row}"][data-column="${column}"]`);
-  function mark_cell(focus) {
+  function markCell(focus) {
     for (const one of document.querySelectorAll("#transfer-matrix button")) {
       const here = one === button(chosen.row, chosen.column);
       one.setAttribute("aria-pressed", here);
@@ -270,24 +275,27 @@
     if (row !== chosen.row || column !== chosen.column || stage !== $("transfer-stage").value) return;
     $("transfer-summary").replaceChildren(
       element("span", `Made for ${named(generator)} at ${stage}, seen by ${named(observer)} (${related(generator, observer)}): `, { class: "strong" }),
-      `${counted(row, column, "same")} of ${total} get the photograph's answer, ${counted(row, column, "passed")} of ${total} pass.`);
+      `${counted(row, column, "same")} of ${total} get the photograph's answer, ${counted(row, column, "passed")} of ${total} pass. `
+      + `Its pass marks: ${Object.keys(marks).map((measure) => `${MEASURES[measure][0]} ${number(measure, marks[measure])}`).join(", ")}.`);
     const home = data.observers.indexOf(generator);
     $("transfer-cards").replaceChildren(...photographs.map((photo, place) => {
       const seen = of(row, column, place), card = element("li"), pair = element("div", null, { class: "pair" });
-      const canvases = [["The photograph", references[place]], ["Its metamer", all[place][all[place].length - 1]]].map(([what, bytes]) => {
-        const canvas = element("canvas", null, { width: SIDE, height: SIDE, role: "img",
-          "aria-label": what === "The photograph" ? `The photograph of ${article(data.photographs[place].label)}` : `Its metamer for ${named(generator)} at ${stage}` });
+      const picture = (label, bytes, said) => {
+        const box = element("div"), canvas = element("canvas", null, { width: SIDE, height: SIDE, role: "img", "aria-label": label });
         paint(canvas, bytes);
-        return canvas;
-      });
-      pair.append(...canvases);
-      const says = element("p"), passes = element("p");
-      says.append(`It answers ${answer(seen.wanted)} to the photograph and `,
-        element("span", `${answer(seen.said)} ${mark(seen.same)}`, { class: `strong ${seen.same ? "good" : "bad"}` }), " to the metamer.");
-      passes.append(element("span", seen.passed ? "✓ passes" : "✕ does not pass", { class: `strong ${seen.passed ? "good" : "bad"}` }), ": "
-        + Object.keys(MEASURES).filter((measure) => measure in marks).map((measure) =>
-          `${MEASURES[measure][0]} ${number(measure, seen[measure])} (mark ${number(measure, marks[measure])})`).join(", ") + ".");
-      card.append(pair, says, passes);
+        box.append(canvas, said);
+        return box;
+      };
+      pair.append(
+        picture(`The photograph of ${article(data.photographs[place].label)}`, references[place],
+          element("span", answer(seen.wanted))),
+        picture(`Its metamer for ${named(generator)} at ${stage}`, all[place][all[place].length - 1],
+          element("span", `${mark(seen.same)} ${answer(seen.said)}`, { class: seen.same ? "good" : "bad" })));
+      card.append(pair, element("p", seen.passed ? "✓ passes" : "✕ does not pass", { class: `strong ${seen.passed ? "good" : "bad"}` }));
+      for (const measure of Object.keys(MEASURES).filter((one) => one in marks)) {
+        const reached = seen[measure] !== null && seen[measure] >= marks[measure];
+        card.append(element("p", `${mark(reached)} ${MEASURES[measure][0]} ${number(measure, seen[measure])}`));
+      }
       if (home >= 0 && data.shown[stage][home].passed[row][place] !== 1) {
         card.append(element("p", "It does not pass in the network that it was made for.", { class: "soft" }));
       }
@@ -298,7 +306,7 @@
   function choose(row, column) {
     chosen = { row: Math.min(Math.max(row, 0), data.generators.length - 1),
       column: Math.min(Math.max(column, 0), data.observers.length - 1) };
-    return mark_cell(true);
+    return markCell(true);
   }
 
   function onKey(event) {
@@ -326,6 +334,7 @@
     calm.addEventListener("change", stop);
     new ResizeObserver(() => showRun()).observe($("emerge-chart"));
     fill($("transfer-stage"), data.stages);
+    $("transfer-stage").value = data.stages[Math.floor(data.stages.length / 2)];
     $("transfer-stage").addEventListener("change", drawMatrix);
     $("transfer-count").addEventListener("change", drawMatrix);
     $("transfer-matrix").addEventListener("click", ({ target }) => {
@@ -337,6 +346,7 @@
       observers: data.observers.length, transferred: data.stages.length, pairs: data.pairs.toLocaleString("en") };
     for (const place of document.querySelectorAll("[data-count]")) place.textContent = counts[place.dataset.count];
     stop();
+    firstStage();
     await chooseNetwork();
     await drawMatrix();
   }
