@@ -169,10 +169,10 @@ def gains(
     strangers: bool = False,
 ) -> pd.DataFrame:
     """`gain` for all numbers of members and efforts, one row each."""
-    keys: Any = table[["members", "effort"]].drop_duplicates().sort_values(["members", "effort"])
+    keys = sorted(set(zip(table["members"], table["effort"])))
     return pd.DataFrame([gain(table, members=int(count), effort=int(effort), value=value,
                               against=against, strangers=strangers)
-                         for count, effort in keys.itertuples(index=False)])
+                         for count, effort in keys])
 
 
 def own(table: pd.DataFrame) -> pd.DataFrame:
