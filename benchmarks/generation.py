@@ -3,7 +3,8 @@
     python benchmarks/generation.py                  # all parts, on a GPU where there is one
     python benchmarks/generation.py --parts speed
 
-Each part writes a file of its name in book/full/ and keeps the rows of other machines there:
+Each part writes a table, results/benchmark-speed.parquet and so on, and keeps the rows of other
+machines there:
 
 - `speed`: speed and memory
 - `rivals`: the seconds until the final match of the published procedure is reached, and those of
@@ -41,11 +42,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import tables
 import torch
 from torch import nn
 
-from metalib import Compute, generate, load_images, load_model, store
+from metalib import Compute, generate, load_images, load_model, studies
 from metalib.generation.compute import PRECISIONS, keep_freed_memory
 from metalib.generation.graphs import Graphed
 from metalib.models.stages import hooked
@@ -249,12 +250,13 @@ def speed(arguments):
 
 def rivals(arguments):
     """Seconds until the median match is that of the published procedure after all 24,000 steps."""
-    published = pd.read_csv(Path(__file__).parents[1] / "book" / "full" / "published.csv")
+    published = studies.table("published")
+    published = published[published["evaluations"] == published["evaluations"].max()]
     rows = []
     for (name, stage), ends in published.groupby(["model", "stage"], sort=False):
         if name not in arguments.models:
             continue
-        goal = ends["loss_24000"].median()
+        goal = 10 ** (-ends["match_db"].median() / 20)
         model, images = (load_model(name, device=arguments.device),
                          load_images("cifar10-samples", n=len(ends)))
         ours = generate(model, images, stage, steps=arguments.steps,
@@ -307,14 +309,8 @@ def precision(arguments):
 
 
 def save(part, rows, arguments):
-    """Write the rows of a part to its file, and keep the rows of other machines there."""
-    made, path = store.provenance(), arguments.folder / f"{part}.csv"
-    others = pd.read_csv(path) if path.is_file() else pd.DataFrame({"hardware": []})
-    table = pd.DataFrame(rows).assign(
-        hardware=made["hardware"], threads=torch.get_num_threads(), date=made["date"][:10])
-    with store.atomic_write(path) as temporary:
-        pd.concat([others[others["hardware"] != made["hardware"]], table]).to_csv(
-            temporary, index=False, float_format="%.4g")
+    """Write the rows of a part, and keep the rows of other machines."""
+    tables.replace(part, rows, arguments.folder, threads=torch.get_num_threads())
 
 
 PARTS = {"speed": speed, "rivals": rivals, "precision": precision}
@@ -327,8 +323,7 @@ if __name__ == "__main__":
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument(
         "--seconds", type=float, default=2.0, help="of the bare loop in one repetition")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1] / "book" / "full",
-                        help="of the files")
+    parser.add_argument("--folder", type=Path, default=tables.FOLDER, help="of the tables")
     parser.add_argument(
         "--models", nargs="*", default=["zoo/vgg-robust-0"], help="for rivals and precision")
     parser.add_argument(

@@ -1,6 +1,6 @@
 """What do several models at once cost? Ratios of times, in one run.
 
-    python benchmarks/joint.py       # some minutes; writes book/full/joint.csv
+    python benchmarks/joint.py       # some minutes; writes results/benchmark-joint.parquet
 
 It needs two CPU cores or more, and compares:
 
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import tables
 import torch
 import yaml
 
@@ -100,5 +101,4 @@ if __name__ == "__main__":
     rows += [ranks_cost(optimizer) for optimizer in ("adam", "spectral_lbfgs")]
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format="{:.2f}".format))
-    table.to_csv(Path(__file__).parents[1] / "book" / "full" / "joint.csv", index=False,
-                 float_format="%.2f")
+    tables.replace("joint", rows)

@@ -1,7 +1,7 @@
 """Public architectures as people bring them: is the loss that is reported the true one?
 
-    python benchmarks/networks.py                      # all, half an hour; book/full/networks.csv
-    python benchmarks/networks.py timm/xcit_nano_12_p16_224 --out some.csv
+    python benchmarks/networks.py                      # all, half an hour
+    python benchmarks/networks.py timm/xcit_nano_12_p16_224 --folder some
 
 Each untrained network is wrapped, checked, and metamers are made in 5 steps at every default
 stage, of one image alone and of a batch of 4. The losses reported for the first and for the last
@@ -13,13 +13,13 @@ stopped goes on.
 
 import argparse
 import copy
-import csv
 import functools
 import math
 import time
 import warnings
 from pathlib import Path
 
+import tables
 import timm
 import torch
 import torchvision
@@ -28,8 +28,6 @@ from metalib import check_model, generate, load_images, wrap_model
 
 TOLERANCE = 1e-3  # of a loss
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-COLUMNS = ["network", "pixels", "stages", "names", "alone", "batch of 4", "seconds", "verdict",
-           "remark"]
 
 NETWORKS = {  # side of the images in pixels, and what the library is told
     "torchvision/alexnet": (64, {}),
@@ -208,8 +206,8 @@ def row_of(name, side, options, references):
     alone, together = (max((difference for difference in differences if difference is not None),
                            default=math.nan) for differences in found.values())
     return {"network": name, "pixels": side, "stages": len(model.stages),
-            "names": " ".join(model.stages), "alone": f"{alone:.0e}",
-            "batch of 4": f"{together:.0e}", "seconds": round(time.perf_counter() - began),
+            "names": " ".join(model.stages), "alone": alone,
+            "batch of 4": together, "seconds": round(time.perf_counter() - began),
             "verdict": verdict_of(sum(found.values(), []), remarks),
             "remark": "; ".join(dict.fromkeys(remarks))}
 
@@ -218,23 +216,16 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--out", type=Path,
-                        default=Path(__file__).parents[1] / "book" / "full" / "networks.csv")
+    parser.add_argument("--folder", type=Path, default=tables.FOLDER, help="of the table")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    done = set()
-    if arguments.out.is_file():
-        with arguments.out.open(newline="") as file:
-            done = {row["network"] for row in csv.DictReader(file)}
-    else:
-        arguments.out.write_text(",".join(COLUMNS) + "\n")
+    done = set(tables.read("networks", arguments.folder).get("network", []))
     for name in dict.fromkeys(arguments.networks):
         if name in done:
             continue
         side, options = NETWORKS[name]
         row = row_of(name, side, options, load_images("imagenet-samples", n=4, size=side).images)
-        with arguments.out.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+        tables.add("networks", [row], arguments.folder)
         print(*(f"{value}" for value in row.values()), sep=" | ", flush=True)
 
 

@@ -1,11 +1,11 @@
 """What does an evaluation cost, by network, stage and number of images, on a CPU thread or a GPU?
 
-    python benchmarks/scaling.py                 # some minutes; writes book/full/scaling.csv
+    python benchmarks/scaling.py                 # some minutes; results/benchmark-scaling.parquet
     python benchmarks/scaling.py --device cuda   # larger batches and CUDA graphs
 
-Each run adds rows for the networks that the file lacks for that device. On a CPU, seconds are those
-of the processor and not of the clock, so a busy machine changes them little; on a GPU they are of
-the clock. A cost is the difference of a longer and a shorter run of `generate`, over the
+Each run adds rows for the networks that the table lacks for that device. On a CPU, seconds are
+those of the processor and not of the clock, so a busy machine changes them little; on a GPU they
+are of the clock. A cost is the difference of a longer and a shorter run of `generate`, over the
 evaluations between them; the time of each run is the least of some repeats. Arithmetic is float32,
 on a GPU without TF32. Operations are counted by torch (torch.utils.flop_counter: matrix products
 and convolutions, a multiplication and an addition as two). ImageNet networks have random weights
@@ -26,12 +26,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import tables
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from metalib import Compute, generate, load_images, load_model, store
+from metalib import Compute, generate, load_images, load_model
 from metalib.generation.metamers import FILE, save
 
 SMALL = ["zoo/vgg-standard-0", "zoo/resnet-standard-0", "zoo/cct-standard-0",
@@ -46,8 +46,7 @@ parser.add_argument("--repeats", type=int, default=3)
 parser.add_argument("--images", type=int,
                     help="that an ImageNet network is timed with, default 2, on a GPU 32")
 parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-parser.add_argument("--out", type=Path,
-                    default=Path(__file__).parents[1] / "book" / "full" / "scaling.csv")
+parser.add_argument("--folder", type=Path, default=tables.FOLDER, help="of the table")
 arguments = parser.parse_args()
 GPU = arguments.device == "cuda"
 LONGER = 10 if GPU else 1  # by this factor, runs on a GPU have more steps
@@ -123,9 +122,8 @@ def stored(model, images, stage):
 
 
 for name in arguments.models:
-    done = (pd.read_csv(arguments.out) if arguments.out.is_file()
-            else pd.DataFrame({"model": [], "device": []}))
-    if name in set(done.loc[done["device"] == arguments.device, "model"]):
+    done = tables.read("scaling", arguments.folder)
+    if len(done) and name in set(done.loc[done["device"] == arguments.device, "model"]):
         continue
     rows, large = [], name in LARGE
     model = load_model(name, pretrained=not large, device=arguments.device)
@@ -161,9 +159,5 @@ for name in arguments.models:
         rows += [{"part": "batch", **about, "stage": "group3", "images": size,
                   "seconds": evaluation(model, samples[:size], "group3", last=9)}
                  for size in ((1, 4, 16, 64, 256, 1024) if GPU else (1, 2, 4, 8, 16))]
-    made = store.provenance()
-    table = pd.DataFrame(rows).assign(
-        device=arguments.device, threads=1, repeats=arguments.repeats,
-        hardware=made["hardware"], date=made["date"][:10])
-    with store.atomic_write(arguments.out) as temporary:
-        pd.concat([done, table]).to_csv(temporary, index=False, float_format="%.4g")
+    tables.add("scaling", rows, arguments.folder, device=arguments.device, threads=1,
+               repeats=arguments.repeats)

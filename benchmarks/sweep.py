@@ -1,10 +1,10 @@
 """Does a sweep survive kills, and what does it cost beside a plain loop?
 
-    python benchmarks/sweep.py       # 60 cells, two workers; writes book/full/sweep.csv
+    python benchmarks/sweep.py       # 60 cells, two workers; writes results/benchmark-sweep.parquet
 
 There are three runs: undisturbed; `kill -9` of a worker and then of the sweep, which has the
-scheduler; and the same with scheduler and workers as processes of their own. Runs that the file has
-are passed over. Every computation appends a line to a log, which tells how often each cell was
+scheduler; and the same with scheduler and workers as processes of their own. Runs that the table
+has are passed over. Every computation appends a line to a log, which tells how often each cell was
 computed. Added time is the time from the first computation to the last stored cell, over that of
 two plain loops side by side; the time to start and to end processes stands beside it. Everything
 listens on the loopback address only.
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+import tables
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -137,19 +138,16 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=60)
-    parser.add_argument("--out", type=Path, default=ROOT / "book" / "full" / "sweep.csv")
+    parser.add_argument("--folder", type=Path, default=tables.FOLDER, help="of the table")
     arguments = parser.parse_args()
     os.environ["PYTHONPATH"] = PATHS
     for what, check, options in (
             (f"undisturbed, {SECONDS:.0f} s a cell", check_overhead, {}),
             ("worker, then sweep with scheduler killed", check_kill, {"apart": False}),
             ("worker, then scheduler killed; workers apart", check_kill, {"apart": True})):
-        done = (pd.read_csv(arguments.out) if arguments.out.is_file()
-                else pd.DataFrame({"what": []}))
-        if what not in set(done["what"]):
+        if what not in set(tables.read("sweep", arguments.folder).get("what", [])):
             row = {"what": what, "cells": arguments.cells, **check(arguments.cells, **options)}
             print(row, flush=True)
             assert (row["stored"] == row["cells"] and not row.get("of a stored cell")
                     and row.get("table as of a loop", True))
-            pd.concat([done, pd.DataFrame([row])]).convert_dtypes().to_csv(
-                arguments.out, index=False)
+            tables.add("sweep", [row], arguments.folder)

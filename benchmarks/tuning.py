@@ -7,14 +7,13 @@ residual networks, and six test images that are not among the bundled photograph
 goals: "criterion", the gradient evaluations until an image first passes, within 200 (one that does
 not pass counts as 400), at three stages; and "match", the loss after 240 evaluations, at one stage.
 The score is the geometric mean over models, stages and images; lower is better. Rows go to
-`book/full/tuning.csv`; those that are there already are passed over.
+`results/benchmark-tuning.parquet`; those that are there already are passed over.
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import tables
 import torch
 
 from metalib import generate, load_images, load_model, load_null
@@ -41,8 +40,7 @@ parser.add_argument("--models", nargs="*", default=["zoo/resnet-standard-0", "zo
 parser.add_argument("--goals", nargs="*", default=list(GOALS), choices=list(GOALS))
 parser.add_argument("--optimizers", nargs="*", default=list(VALUES), choices=list(VALUES))
 parser.add_argument("--device", default="cpu")
-parser.add_argument("--out", type=Path,
-                    default=Path(__file__).parents[1] / "book" / "full" / "tuning.csv")
+parser.add_argument("--folder", default=tables.FOLDER, help="of the table")
 arguments = parser.parse_args()
 
 images = load_images(arguments.images, split="test", n=10, seed=1, size=32)
@@ -55,10 +53,9 @@ for goal in arguments.goals:
     for optimizer in arguments.optimizers:
         option, values = VALUES[optimizer]
         for value in values:
-            done = (pd.read_csv(arguments.out) if arguments.out.is_file()
-                    else pd.DataFrame(columns=["goal", "optimizer", "value"]))
-            if ((done["goal"] == goal) & (done["optimizer"] == optimizer)
-                    & np.isclose(done["value"].astype(float), value)).any():
+            done = tables.read("tuning", arguments.folder)
+            if len(done) and ((done["goal"] == goal) & (done["optimizer"] == optimizer)
+                              & np.isclose(done["value"].astype(float), value)).any():
                 continue
             scores, failed = [], 0
             for model in models:
@@ -76,8 +73,6 @@ for goal in arguments.goals:
             row = {"goal": goal, "optimizer": optimizer, "option": option, "value": value,
                    "score": torch.stack(scores).mean().exp().item(), "failed": failed,
                    "models": " ".join(arguments.models), "images": images.name, "n": len(images)}
-            done = pd.read_csv(arguments.out) if arguments.out.is_file() else None
-            pd.concat([done, pd.DataFrame([row])]).to_csv(
-                arguments.out, index=False, float_format="%.5g")
+            tables.add("tuning", [row], arguments.folder)
             print(f"{goal:10s}{optimizer:20s}{option} {value:<8g} {row['score']:8.4g}   "
                   f"{failed} failed", flush=True)

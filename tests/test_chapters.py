@@ -1,7 +1,4 @@
-"""The chapters' code holds for other values of their parameters, at the smallest scale.
-
-The cells run in this process. Networks are tiny, and their stages have names of their own.
-"""
+"""Chapters compute their own tables at the smallest scale, and refuse what they cannot show."""
 
 import ast
 from pathlib import Path
@@ -12,23 +9,34 @@ import pytest
 import torch
 from conftest import small_network
 
-from metalib import chapters, load_images, wrap_model
+from metalib import chapters, wrap_model
 from metalib.data import ImageSet
 from metalib.models.registry import SOURCES, Source
+from metalib.runs.documents import read_yaml
 
 ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SMALLEST = sorted((ROOT / "notebooks" / "profiles" / "smallest").glob("*.yml"))
 STAGES = {"a": ["0", "1", "2", "3", "5"], "b": ["1", "5"], "c": ["5"]}  # of networks own/a, ...
-SMALL = {
-    1: {"models": ["own/a"], "match_models": [], "start_model": "own/a", "observer": "own/b",
-        "start_stages": ["2"], "n_images": 2, "steps": 2},
-    3: {"generators": ["own/a", "own/b"], "matched": ["1", "5"], "observers": ["own/c"],
-        "pair": ["own/a", "own/b", "5"], "look": "5", "n_images": 4, "steps": 2, "draws": 2,
-        "permutations": 9},
-    5: {"models": ["own/c"], "pair": ["own/a", "own/b"], "n_images": 2, "n_inverted": 1, "steps": 2,
-        "inversion_steps": 1, "resamples": 5},
-    6: {"n_images": 2, "steps": 1},
-}
-BEFORE = {3: "def p_values"}  # simulations take long, and their cells have one parameter
+
+
+@pytest.mark.parametrize("profile", SMALLEST, ids=lambda path: path.stem)
+def test_chapters_compute_their_own_tables_at_the_smallest_scale(profile, tmp_path):
+    """As `papermill -p source compute` does; every number in the text is computed, too."""
+    chapter, output = ROOT / "notebooks" / f"{profile.stem}.ipynb", tmp_path / "out.ipynb"
+    parameters = read_yaml(profile)
+    assert parameters.get("source", "compute") == "compute"
+    chapters.execute(chapter, output, parameters)
+    done = nbformat.read(output, as_version=4)
+    assert chapters.unglued(done) == []
+    assert [cell for cell in done.cells if any(
+        "image/png" in part.get("data", {}) for part in cell.get("outputs", []))]
+
+
+def test_every_chapter_that_reads_tables_has_a_smallest_scale():
+    reading = {path.stem for path in CHAPTERS if 'source: str = "results"' in path.read_text()
+               or r'source: str = \"results\"' in path.read_text()}
+    assert len(reading) >= 5 and reading == {path.stem for path in SMALLEST}
 
 
 def load(name, *, stages=None, **_):
@@ -57,17 +65,14 @@ def run(monkeypatch):
         chapter = nbformat.read(path, as_version=4)
         names = {"display": render}
         for cell in [cell for cell in chapter.cells if cell.cell_type == "code"]:
-            if cell.source.startswith(BEFORE.get(number, "-")):
-                break
             tree = ast.parse(cell.source)
             last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
             exec(compile(tree, path.name, "exec"), names)
             if last:
                 render(eval(compile(ast.Expression(last.value), path.name, "eval"), names))
             if "parameters" in cell.metadata.get("tags", []):
-                given = SMALL.get(number, {}) | parameters
-                assert set(given) <= set(names)
-                names |= given
+                assert set(parameters) <= set(names)
+                names |= parameters
             plt.close("all")
         text = "\n".join(cell.source for cell in chapter.cells if cell.cell_type == "markdown")
         return glued, [name for name in chapters.named(text) if name not in glued]
@@ -90,74 +95,19 @@ def test_chapter_0_says_that_a_pattern_matches_nothing(run):
         run(0, pattern="resnet")
 
 
-@pytest.mark.parametrize("parameters", [
-    {"stages": ["2", "5"]},
-    {"models": ["own/c", "own/b"], "optimizers": ["adam"], "start_stages": [],
-     "image_set": "folder"}])
-def test_chapter_1_holds_for_few_stages_and_rules(run, tmp_path, parameters):
-    if "image_set" in parameters:  # without classes, and so without starts of another class
-        parameters = parameters | {"image_set": flat_folder(tmp_path), "start_model": "own/c"}
-    _, lacking = run(1, save_to=str(tmp_path / "tables"), **parameters)
-    assert not [name for name in lacking if not name.startswith("full_match")]
-    assert (tmp_path / "tables" / "starts.csv").is_file()
-
-
-@pytest.mark.parametrize("parameters", [
-    {}, {"matched": ["5"], "generators": ["own/c"], "pair": ["own/b", "own/c", "1"]},
-    {"matched": ["5", "1", "1"], "generators": ["own/b"], "pair": ["own/c", "own/b", "5"]}])
-def test_the_text_of_chapter_3_follows_its_generators_and_stages(run, parameters):
-    glued, lacking = run(3, **parameters)
-    assert lacking == ["naive"]
-    generators = (SMALL[3] | parameters)["generators"]
-    assert all(f"{name}: " in glued["beyond"] for name in generators)
-    assert all(name in glued["against_noise"] for name in generators)
-    assert glued["later"] == {"15": "5", "5": "5", "511": "1"}["".join(
-        (SMALL[3] | parameters)["matched"])]
-
-
-@pytest.mark.parametrize("parameters, text", [
-    ({"n_images": 3}, "n_images is 3; this chapter needs at least 4"),
-    ({"generators": ["own/c"], "pair": ["own/c", "own/c", "5"]}, "number of networks is 1"),
-    ({"image_set": "folder"}, "sub-folders, one for each class")])
-def test_chapter_3_says_at_once_what_it_cannot_show(run, tmp_path, parameters, text):
-    if "image_set" in parameters:
-        parameters = {"image_set": flat_folder(tmp_path)}
-    with pytest.raises(ValueError, match=text):
-        run(3, **parameters)
-
-
-def test_the_text_of_chapter_5_follows_its_stages(run):
-    glued, lacking = run(5, stages=["5"])  # a stage without places, and four weights
-    assert not lacking
-    assert glued["layout"].startswith("5: ") and glued["told metamers"].endswith(" of 3")
-
-
-@pytest.mark.parametrize("number, parameters, text", [
-    (2, {"models": ["zoo/vgg-standard-0", "zoo/vgg-robust-0"]}, "networks_held_out is -2"),
-    (2, {"models": ["own/a", "own/b"], "members": [2]}, "card of own/a does not tell"),
-    (4, {"models": ["own/a", "own/b", "own/a"]}, "number_of_models is 2"),
-    (4, {"efforts": []}, "number_of_efforts is 0"),
-    (5, {"stages": ["1"]}, "own/c has no stage '1'; its stages are 5"),
-    (5, {"stages": []}, "stages is empty"),
-    (5, {"pair": ["own/a", "own/a"]}, "networks_of_pair is 1; this chapter needs at least 2")])
-def test_chapters_say_at_once_what_they_cannot_show(run, number, parameters, text):
-    with pytest.raises(ValueError, match=text):
-        run(number, **parameters)
-
-
 @pytest.mark.parametrize("models", [
     ["own/a"], ["own/b", "zoo/vgg-robust-1", "own/a", "own/c", "zoo/vgg-standard-0"]])
 def test_the_gallery_shows_any_networks_in_any_order(run, capsys, models):
-    _, lacking = run(6, models=models)
+    _, lacking = run(6, models=models, n_images=2, steps=1)
     assert not lacking
     rows = sum(len(STAGES.get(name[4:], range(6))) for name in models)
     assert f"2 photographs, {rows} rows, {2 * rows} metamers" in capsys.readouterr().out
 
 
-def flat_folder(folder):
-    for number, image in enumerate(load_images("cifar10-samples", n=5).images):
-        plt.imsave(folder / f"{number}.png", image.movedim(0, -1).numpy())
-    return f"folder:{folder}"
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_a_committed_table_takes_no_other_values(run, number):
+    with pytest.raises(ValueError, match=r"n_images: .* cannot be changed; give source='compute'"):
+        run(number, n_images=2)
 
 
 # --- What set-up cells ask ----------------------------------------------------------------------

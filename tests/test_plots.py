@@ -56,7 +56,13 @@ def share_passed(groups, ax):
 
 
 def match_by_evaluations(groups, ax):
-    plots.match_by_evaluations({name: np.full((5, 3), 0.1) for name in groups}, ax=ax)
+    table = grid(optimizer=groups, evaluations=[1, 10], image=range(3)).assign(match_db=20.0)
+    plots.match_by_evaluations(table, ax=ax)
+
+
+def cost_by_stage(groups, ax):
+    table = grid(rule=groups, stage=["a", "b"], image=range(3)).assign(evaluations=7)
+    plots.cost_by_stage(table, "rule", limit=20, ax=ax)
 
 
 def side_by_side(groups, ax):
@@ -93,8 +99,8 @@ def against_natural(groups, ax):
     plots.against_natural(table, "mean", [0.1, 0.9], by="kind", ax=ax)
 
 
-SERIES = [share_passed, match_by_evaluations, side_by_side, by_stage, by_depth, against_distance,
-          power_curves, concentration, against_natural]
+SERIES = [share_passed, cost_by_stage, match_by_evaluations, side_by_side, by_stage, by_depth,
+          against_distance, power_curves, concentration, against_natural]
 
 
 @COUNTS

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metalib.data import ImageSet, pixels
 from metalib.generation.priors import total_variation
-from metalib.metrics import rdm
+from metalib.metrics import pearson, rdm
 from metalib.models.model import Model
 
 
@@ -84,6 +84,20 @@ def image_statistics(
             use_sample_covariance=False)
             for image, reference in zip(images, pixels(references).cpu().expand(-1, 3, -1, -1))])
     return table
+
+
+def layout(images: Tensor, references: Tensor, side: int = 8) -> np.ndarray:
+    """Correlation (B,) of images with their references after averaging over squares of pixels.
+
+    What is left then is where an image is light and dark, and of which colour.
+
+    Args:
+        images, references: (B, 3, H, W) in [0, 1].
+        side: of the squares, in pixels.
+    """
+    coarse = [torch.nn.functional.avg_pool2d(x.double(), side).flatten(1)
+              for x in (images.cpu(), references.cpu())]
+    return pearson(*coarse).numpy()
 
 
 def difference_maps(

@@ -9,6 +9,7 @@ from metalib.plots.common import estimates, side_by_side
 from metalib.plots.generation import (
     LABELS,
     cost_and_distinctness,
+    cost_by_stage,
     match_by_evaluations,
     null_and_metamers,
     pairs,
@@ -42,8 +43,8 @@ from metalib.plots.transfer import (
 __all__ = [
     "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "Shown",
     "accuracy_and_robustness", "against_distance", "against_natural", "answered", "by_depth",
-    "by_stage", "clustered", "concentration", "cost_and_distinctness", "displacements",
-    "estimates", "fisher", "heat_maps", "kept_matrix", "kinds_matrix", "look",
+    "by_stage", "clustered", "concentration", "cost_and_distinctness", "cost_by_stage",
+    "displacements", "estimates", "fisher", "heat_maps", "kept_matrix", "kinds_matrix", "look",
     "match_by_evaluations", "metamers_below_references", "montage", "null_and_metamers",
     "observers_by_stages", "pairs", "people_and_networks", "power_curves", "rejection_rates",
     "share_passed", "short", "shown", "side_by_side", "similarity_clouds", "styled",

@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from metalib.plots.representation import fisher
-from metalib.plots.style import LINES, short, styled
+from metalib.plots.style import LINES, MARKERS, short, styled
 
 LABELS: dict[str, str] = {
     "pearson": "Pearson correlation", "spearman": "Spearman correlation",
@@ -88,29 +88,62 @@ def share_passed(
     return ax
 
 
-def match_by_evaluations(
-    losses: Mapping[str, Any], *, published: Mapping[int, Any] | None = None,
-    ax: Axes | None = None,
+def cost_by_stage(
+    table: pd.DataFrame, by: str, *, limit: int, ax: Axes | None = None,
 ) -> Axes:
-    """Median match (20 log10 of 1 / loss, in dB) against gradient evaluations (log axis).
+    """Median gradient evaluations to the criterion (log axis) by stage, a line for each method.
+
+    A dotted line marks the limit: at a point on it at least half of the images did not pass.
 
     Args:
-        losses: maps the name of a method to its losses (T, B) at evaluations 1 to T.
-        published: maps numbers of evaluations to the losses (B,) of the published procedure. Their
-            medians are drawn as points, the worst image as a dotted line.
+        table: rows as in `judge`, from runs of one model with `stop`: one per image, stage and
+            method.
+        by: the column that tells methods apart.
+        limit: the largest number of evaluations that was allowed.
     """
     ax = ax or plt.gca()
-    for method, color, line in styled(losses, LINES):
-        decibel = -20 * np.log10(np.median(losses[method], axis=1))
-        ax.plot(np.arange(1, len(decibel) + 1), decibel, line, color=color, label=method,
-                linewidth=2)
-    if published:
-        medians, worst = (-20 * np.log10([statistic(loss) for loss in published.values()])
-                          for statistic in (np.median, np.max))
-        ax.plot(list(published), medians, "o-", color="0.3", markersize=4, linewidth=1,
-                label="published, full length")
-        ax.plot(list(published), worst, ":", color="0.3", linewidth=1, label="its worst image")
-        ax.axhline(medians[-1], color="0.6", linewidth=0.8, zorder=0)
+    stages = list(table["stage"].unique())
+    for method, color, line, marker in _looks(table[by].unique()):
+        rows = table[table[by] == method]
+        medians = rows.groupby("stage")["evaluations"].median().reindex(stages)
+        ax.plot(stages, medians, line, color=color, marker=marker, markersize=5, label=method)
+    ax.axhline(limit, color="0.6", linestyle=":", linewidth=1, zorder=0)
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set(ylabel="gradient evaluations, median", ylim=(1, 1.5 * limit))
+    return ax
+
+
+def _looks(names: Any) -> list[tuple[Any, Any, str, str]]:
+    """Each name with a colour, a dash and a marker."""
+    return [(name, color, line, MARKERS[number % len(MARKERS)]) for number, (name, color, line)
+            in enumerate(styled(names, LINES, both=True))]
+
+
+def match_by_evaluations(
+    match: pd.DataFrame, published: pd.DataFrame | None = None, *, by: str = "optimizer",
+    ax: Axes | None = None,
+) -> Axes:
+    """Match of the median image (dB) against gradient evaluations (log axis).
+
+    Args:
+        match: of one model and stage: rows with `evaluations` and `match_db`, one for each image,
+            and start if there are several.
+        published: the same of the published procedure. Its medians are drawn as points, its worst
+            image as a dotted line, and its end as a horizontal one.
+        by: the column that tells methods apart.
+    """
+    ax = ax or plt.gca()
+    for method, color, line in styled(match[by].unique(), LINES, both=True):
+        medians = match[match[by] == method].groupby("evaluations")["match_db"].median()
+        ax.plot(medians.index, medians, line, color=color, label=method, linewidth=2)
+    if published is not None:
+        of_images: Any = published.groupby("evaluations")["match_db"].agg(["median", "min"])
+        ax.plot(of_images.index, of_images["median"], "o-", color="0.3", markersize=4, linewidth=1,
+                label="published")
+        ax.plot(of_images.index, of_images["min"], ":", color="0.3", linewidth=1,
+                label="published, worst image")
+        ax.axhline(of_images["median"].iloc[-1], color="0.6", linewidth=0.8, zorder=0)
     ax.set_xscale("log")
     ax.set(xlabel="gradient evaluations", ylabel="match (dB)")
     return ax

@@ -10,10 +10,13 @@ first one is computed.
 
 from metalib.runs.tasks.checks import checked_by
 from metalib.runs.tasks.generation import generation
+from metalib.runs.tasks.joint import joint, pairs, partners, prices
 from metalib.runs.tasks.match import match
 from metalib.runs.tasks.representation import rejections, representation
+from metalib.runs.tasks.seeing import confidence, inversions, photographs, statistics
 from metalib.runs.tasks.starts import starts
 from metalib.runs.tasks.transfer import transfer
 
 __all__ = [
-    "checked_by", "generation", "match", "rejections", "representation", "starts", "transfer"]
+    "checked_by", "confidence", "generation", "inversions", "joint", "match", "pairs", "partners",
+    "photographs", "prices", "rejections", "representation", "starts", "statistics", "transfer"]
