@@ -190,7 +190,7 @@
   }
 
   // --- What another network makes of it ----------------------------------------------------------
-  let chosen = { row: Math.max(0, data.generators.indexOf(data.watched[0])), column: data.observers.length - 1 };
+  let chosen = { row: Math.max(0, data.generators.indexOf(data.watched[0])), column: 0 };
   const look = () => {
     const stage = $("transfer-stage").value;
     return { stage, of: (row, column, photo) => {
