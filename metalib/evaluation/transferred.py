@@ -301,7 +301,8 @@ def by_effort(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
         names = long["generator"].map(trainings)
         for (training, _), part in long.groupby([names, "steps"], sort=False):
             found = crossed.means(part, "steps", value=value, resamples=resamples)
-            parts.append(found.assign(what=f"{word}, {training} generators"))
+            parts.append(found.assign(what=f"{word}, {training} generators",
+                                      low=found["low"].clip(0), high=found["high"].clip(upper=1)))
     return pd.concat(parts, ignore_index=True).sort_values(["what", "steps"], kind="stable")
 
 
