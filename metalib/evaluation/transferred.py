@@ -72,15 +72,12 @@ def share(
 
     Returns:
         `estimate`, `low`, `high`, and the numbers of `generators`, `observers` and `images`. Where
-        all rows are the same, their resamples are, too; the interval is then that of as many
-        independent observations as there are networks, of the role that has fewer.
+        all rows are the same, their resamples are, too. The interval is then Clopper and Pearson's
+        for as many observations as there are networks, of the role that has fewer.
     """
     rows: Any = counted(table, stage=stage)
-    found = _found(crossed.means(rows, [], value=value, resamples=resamples))
-    if rows[value].dropna().nunique() == 1:
-        found |= _ends_of_a_constant(found["estimate"],
-                                     min(found["generators"], found["observers"]))
-    return found
+    found = _mean(rows, value, resamples)
+    return found | {name: min(max(found[name], 0.0), 1.0) for name in ("low", "high")}
 
 
 def beyond_passing(
@@ -182,13 +179,14 @@ def by_depth(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
 
     Returns:
         The rows of `crossed.means` by `generator_training`, `observer_training` and `depth`, with
-        the column `shown`: "metamers" or "noise, same distance".
+        the column `shown`: "metamers shown to" or "noise shown to".
     """
     rows: Any = counted(table)
     by = ["generator_training", "observer_training", "depth"]
+    names = {"agrees": "metamers shown to", "control_agrees": "noise shown to"}
     return pd.concat([
         crossed.means(rows, by, value=value, resamples=resamples).assign(shown=shown)
-        for value, shown in (("agrees", "metamers"), ("control_agrees", "noise, same distance"))],
+        for value, shown in names.items()],
         ignore_index=True)
 
 
@@ -279,8 +277,7 @@ def gain(
     rows: Any = counted(table, stage=stage)
     wide: Any = _by_steps(rows, value)
     least, most = wide.columns.min(), wide.columns.max()
-    found = _found(crossed.means((wide[most] - wide[least]).rename("gain").reset_index(), [],
-                                 value="gain", resamples=resamples))
+    found = _mean((wide[most] - wide[least]).rename("gain").reset_index(), "gain", resamples)
     return found | {"least": int(least), "most": int(most), "at_least": wide[least].mean(),
                     "at_most": wide[most].mean()}
 
@@ -304,7 +301,8 @@ def by_effort(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
         names = long["generator"].map(trainings)
         for (training, _), part in long.groupby([names, "steps"], sort=False):
             found = crossed.means(part, "steps", value=value, resamples=resamples)
-            parts.append(found.assign(what=f"{word}, {training} generators"))
+            parts.append(found.assign(what=f"{word}, {training} generators",
+                                      low=found["low"].clip(0), high=found["high"].clip(upper=1)))
     return pd.concat(parts, ignore_index=True).sort_values(["what", "steps"], kind="stable")
 
 
@@ -405,21 +403,18 @@ def _less(rows: Any, first: str, second: str) -> Any:
 
 
 def _difference(rows: Any, first: str, second: str, resamples: int) -> dict[str, Any]:
-    rows = rows.assign(difference=_less(rows, first, second))
-    return _found(crossed.means(rows, [], value="difference", resamples=resamples))
+    return _mean(rows.assign(difference=_less(rows, first, second)), "difference", resamples)
 
 
-def _found(means: pd.DataFrame) -> dict[str, Any]:
-    row: Any = means.iloc[0]
-    return {"estimate": float(row["mean"]), "low": float(row["low"]), "high": float(row["high"]),
-            **{name: int(row[name]) for name in ("generators", "observers", "images")}}
+def _mean(rows: Any, value: str, resamples: int) -> dict[str, Any]:
+    row: Any = crossed.means(rows, [], value=value, resamples=resamples).iloc[0]
+    found = {"estimate": float(row["mean"]), "low": float(row["low"]), "high": float(row["high"]),
+             **{name: int(row[name]) for name in ("generators", "observers", "images")}}
+    if rows[value].dropna().nunique() == 1:  # resamples are all the same, too
+        margin = 1 - 0.025 ** (1 / min(found["generators"], found["observers"]))
+        found |= {"low": found["estimate"] - margin, "high": found["estimate"] + margin}
+    return found
 
 
 def _sizes(rows: Any) -> dict[str, int]:
     return {f"{name}s": int(rows[name].nunique()) for name in crossed.FACTORS}
-
-
-def _ends_of_a_constant(value: float, count: int) -> dict[str, float]:
-    """The interval of Clopper and Pearson where none or all of `count` observations are hits."""
-    margin = 1 - 0.025 ** (1 / count)
-    return {"low": max(0.0, value - margin), "high": min(1.0, value + margin)}
