@@ -14,16 +14,32 @@ numbers with which a sentence is worded.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from metalib.store import load_table
+
+RESULTS = Path(__file__).parents[2] / "results"  # of the checkout
 DEFAULT = "spectral_lbfgs"
 CELL = ["model", "stage"]
 SIGNIFICANT = 0.05
 NEARER = 0.005  # RMS of pixels in [0, 1]; distances that differ by less are alike
+
+
+def measured(name: str) -> pd.DataFrame:
+    """What a script in `benchmarks` measured: `results/benchmark-NAME.parquet`.
+
+    These are seconds and megabytes, which depend on the machine: each row has its `hardware` and
+    `date`.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+    """
+    return load_table(RESULTS / f"benchmark-{name}.parquet")
 
 
 def ratios(

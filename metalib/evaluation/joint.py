@@ -86,7 +86,7 @@ def told(
     shown, count = to_8_bits(torch.stack(list(pictures))), len(networks)
     seen = pd.concat([look(network, stage, load_null(network, stage), references, shown)
                       for network in networks])
-    sums = seen.groupby(["picture", "image"])[["class_match", "passed"]].sum()
+    sums: Any = seen.groupby(["picture", "image"])[["class_match", "passed"]].sum()
     return [[f"answer: {row['class_match']} of {count}\npass: {row['passed']} of {count}"
              for _, row in rows.iterrows()] for _, rows in sums.groupby("picture")]
 
