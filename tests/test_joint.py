@@ -443,7 +443,11 @@ def test_a_planted_gain_is_found(gain):
     assert shares.loc["joint", "share"] - shares.loc["single", "share"] == pytest.approx(
         found["estimate"])
     assert joint.gains(table)["evaluations"].tolist() == [60]
-    with pytest.raises(ValueError, match="of 4 members"):
+    more = pd.concat([table, table.assign(effort=60, passed=table["passed"] + 0.3 * (
+        table["kind"] == "joint"))])
+    assert joint.gain_by_effort(more, members=2)["estimate"] == pytest.approx(0.3)
+    assert joint.gain(more, members=2, effort=-1)["estimate"] == found["estimate"]
+    with pytest.raises(ValueError, match="no joint or single images of so many members"):
         joint.gain(table, members=4)
 
 

@@ -174,18 +174,47 @@ def gain(
     Raises:
         ValueError: there are no such rows.
     """
-    rows = held_out(table, strangers=strangers)
+    rows, effort = _at(held_out(table, strangers=strangers), members, effort)
+    one, other = _both(rows, value, against)
+    return {**_crossed((one - other).dropna()), "joint": float(one.mean()),
+            "other": float(other.mean()), "members": members, "effort": effort,
+            "evaluations": members * effort}
+
+
+def gain_by_effort(
+    table: pd.DataFrame, *, members: int, value: str = "passed", against: str = "single",
+    strangers: bool = False,
+) -> dict[str, Any]:
+    """How much larger `gain` is with the largest number of evaluations than with the smallest.
+
+    For the same members, observer and image; arguments are those of `gain`.
+
+    Returns:
+        `estimate`, `low`, `high`; `least` and `most`, the evaluations of all members together; and
+        the numbers of `draws`, `observers` and `images`.
+    """
+    both = [_at(held_out(table, strangers=strangers), members, effort) for effort in (0, -1)]
+    most, least = (np.subtract(*_both(rows, value, against)) for rows, _ in both)
+    return {**_crossed((most - least).dropna()), "members": members,
+            "most": members * both[0][1], "least": members * both[1][1]}
+
+
+def _at(rows: Any, members: int, effort: int) -> tuple[Any, int]:
+    """The rows of a number of members and an effort (0: the largest, -1: the smallest)."""
     rows = rows[rows["members"] == members]
     if effort < 1 and len(rows):
-        effort = rows["effort"].min() if effort else rows["effort"].max()
-    rows = rows[rows["effort"] == effort]
+        effort = int(rows["effort"].min() if effort else rows["effort"].max())
+    return rows[rows["effort"] == effort], effort
+
+
+def _both(rows: Any, value: str, against: str) -> list[Any]:
+    """A column of joint metamers and of what they are compared with, see `gain`."""
     first = "joint, at one distance" if against == "single, at one distance" else "joint"
-    one, other = (_by_image(rows[rows["kind"] == kind], value) for kind in (first, against))
-    if one.empty or other.empty:
-        raise ValueError(f"the table has no {first} or {against} images of {members} members")
-    return {**_crossed((one - other).dropna()), "joint": float(one.mean()),
-            "other": float(other.mean()), "members": members, "effort": int(effort),
-            "evaluations": int(members * effort)}
+    found = [_by_image(rows[rows["kind"] == kind], value) for kind in (first, against)]
+    if any(values.empty for values in found):
+        raise ValueError(f"there are no {first} or {against} images of so many members and "
+                         "evaluations")
+    return found
 
 
 def gains(
