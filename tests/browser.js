@@ -21,9 +21,10 @@
   if (wide > room + 1) {
     const culprits = [...document.body.querySelectorAll("*")].filter(
       (element) => element.getBoundingClientRect().right > room + 1 && !scrolls(element));
-    const last = culprits[culprits.length - 1];
+    const first = culprits.find(
+      (element) => ![...element.children].some((child) => culprits.includes(child)));
     defects.push(`the page ${stuck}: ${wide} px wide in a window of ${room} px` +
-                 (last ? `, by <${named(last)}> "${words(last)}"` : ""));
+                 (first ? `, by <${named(first)}> "${words(first)}"` : ""));
   }
 
   // --- Pictures ------------------------------------------------------------------------------

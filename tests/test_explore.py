@@ -50,7 +50,8 @@ def site(data, tmp_path_factory):
     (folder / "book").mkdir()
     (folder / "book" / "explore.html").write_text(
         '<!DOCTYPE html><html lang="en" data-theme="light"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>t</title></head>'
+        '<meta name="viewport" content="width=device-width"><title>t</title>'
+        "<style>html[data-theme=dark] {background: #121212; color: #eee}</style></head>"
         f"<body><main>{own}</main></body></html>")
     return folder
 
@@ -68,11 +69,12 @@ def chromium():
 
 @pytest.fixture
 def page(site, chromium):
-    """The page as it opens; whatever it logs is an error at the end."""
+    """The page as it opens. An error in its console, or a request elsewhere, fails the test."""
     context = chromium.new_context(viewport={"width": 1400, "height": 900})
     page, heard = context.new_page(), []
     page.set_default_timeout(120_000)  # ms, for slow machines
-    page.on("console", lambda message: heard.append(message.text))
+    page.on("console", lambda message: heard.append(message.text)
+            if message.type == "error" else None)
     page.on("pageerror", lambda error: heard.append(str(error)))
     page.on("request", lambda request: heard.append(request.url)
             if not request.url.startswith(("file:", "data:", "blob:")) else None)

@@ -1,7 +1,8 @@
-"""Several models at once: combinations, metamers on disk, runs spread over processes, and recovery
-from a kill.
+"""Several models at once: combinations, metamers on disk, runs spread over processes, recovery from
+a kill, and the studies of joint metamers.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -19,11 +21,26 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from metalib import Compute, generate, judge, null_distribution, wrap_model
+from metalib import (
+    Compute,
+    Metamers,
+    generate,
+    judge,
+    list_models,
+    load_model,
+    load_null,
+    null_distribution,
+    wrap_model,
+)
+from metalib.data import to_8_bits
+from metalib.evaluation import joint
+from metalib.evaluation.transfer import RELATIONS, relation
 from metalib.generation.combinations import COMBINATIONS
 from metalib.generation.metamers import FILE, export, load, save
 from metalib.generation.stacked import alike
 from metalib.runs.recipe import run
+
+tasks = importlib.import_module("metalib.runs.tasks.joint")  # the package has a function so named
 
 
 @pytest.fixture
@@ -314,3 +331,148 @@ def test_a_bad_recipe_is_explained(tmp_path, change, message):
     with pytest.raises(ValueError, match="lacks images"):
         run({"models": [], "stages": []}, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+# --- Studies of joint metamers ------------------------------------------------------------------
+
+NETWORKS = ["zoo/vgg-standard-0", "zoo/vgg-robust-1", "zoo/resnet-robust-0", "zoo/cct-standard-0"]
+
+
+def test_one_run_gives_what_runs_of_each_length_give(pair, samples):
+    found = tasks.reached(pair, "2", samples[:3], [9, 4, 20], seed=1)
+    for steps, images in found.items():
+        expected = generate(pair, samples[:3], ["2", "2"], steps=steps, seed=1).images
+        torch.testing.assert_close(images, expected, atol=0, rtol=0)
+    assert list(found) == [4, 9, 20]
+
+
+def test_a_look_judges_as_judge_does(samples):
+    model, images = load_model(NETWORKS[0]), samples[:4]
+    null = load_null(model, "group3")
+    made = generate(model, images, "group3", steps=15).images
+    pictures = torch.stack([made, to_8_bits(made.lerp(images.images, 0.5)), images.images])
+    seen = joint.look(model, "group3", null, images.images, pictures, batch_size=5)
+    assert seen["picture"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    for number, picture in enumerate(pictures):
+        one = seen[seen["picture"] == number].reset_index(drop=True)
+        judged = judge(model, "group3", Metamers(picture, images.images), null)
+        assert one[["passed", "class_match"]].equals(judged[["passed", "class_match"]])
+        np.testing.assert_allclose(one["match"], judged["pearson"], atol=1e-5)
+        np.testing.assert_allclose(one["distance"], judged["distance"], atol=1e-6)
+
+
+def test_held_out_networks_are_shown_all_kinds_at_each_effort_and_members_their_own():
+    options = {"models": NETWORKS, "members": [2], "efforts": [3, 6], "most": 12, "n_images": 3,
+               "singles": 2}
+    table = tasks.joint(1, **options)
+    order = tasks.drawn(NETWORKS, 1, 0)
+    others = table[~table["observer"].isin(order[:2])]
+    assert set(others["observer"]) == set(order[2:])
+    assert others.groupby(["observer", "effort", "image"]).size().eq(3 + 3 * 2).all()
+    own = table[table["nearest"] == "itself"]
+    assert set(own["kind"]) == {"joint", "single"} and set(own["observer"]) == set(order[:2])
+    again = tasks.joint(1, first=2, **options)
+    both = again.merge(table, on=["members", "effort", "kind", "member", "observer", "image"])
+    assert len(both) == len(again) and (both["passed_x"] == both["passed_y"]).all()
+    apart = table.pivot_table("distance", ["observer", "effort", "image", "member"], "kind")
+    ends = apart[["joint, at one distance", "single, at one distance"]].dropna()
+    assert np.ptp(ends.to_numpy(), axis=1).max() < 0.01
+    parts = pd.concat([tasks.joint(1, part=part, parts=2, **options) for part in (0, 1)])
+    assert sorted(parts["image"].unique()) == [0, 1, 2] and len(parts) == len(table)
+
+
+def test_partners_differ_as_they_say_and_no_observer_is_near():
+    cards = {name: load_model(name).card for name in list_models("zoo/*")}
+    for seed, name in enumerate(cards):
+        chosen, observers = tasks.partners_of(name, cards, np.random.default_rng(seed))
+        assert set(chosen) == set(RELATIONS) and len(observers) == 8
+        assert all(relation(cards[name], cards[other]) == kind for kind, other in chosen.items())
+        families = {cards[other]["architecture"] for other in chosen.values()}
+        assert families.isdisjoint(cards[other]["architecture"] for other in observers)
+
+
+def test_pairs_of_all_cells_are_each_pair_once():
+    options = {"models": NETWORKS[:3], "stage": "features", "n_images": 1, "limit": 2}
+    rows = pd.concat([tasks.pairs(name, **options).assign(network=name) for name in NETWORKS[:3]])
+    assert len(rows) == 6 and len({frozenset(x) for x in zip(rows["network"], rows["other"])}) == 6
+    price = tasks.prices(0, 2, models=NETWORKS, n_images=1, limit=2)
+    assert price["names"][0].split() == tasks.drawn(NETWORKS, 0, 0)[:2]
+
+
+@pytest.mark.parametrize("task, options, message", [
+    (tasks.check_joint, {"members": [2, 4]}, "a number of members"),
+    (tasks.check_joint, {"most": 3}, "fewer evaluations than 2 members need"),
+    (tasks.check_joint, {"stage": "group9"}, "has no stage 'group9'"),
+    (tasks.check_partners, {"network": "zoo/cct-robust-0"}, "none of the models"),
+    (tasks.check_partners, {"models": NETWORKS[:3]}, "three architectures"),
+    (tasks.check_prices, {"combine": "sum"}, "unknown combination 'sum'")])
+def test_tasks_say_before_they_begin_what_is_wrong(task, options, message):
+    sound = {"models": NETWORKS, "members": [2], "efforts": [3], "most": 12, "singles": 2,
+             "stage": "group3", "part": 0, "parts": 1, "image_set": "cifar10-samples",
+             "split": None, "n_images": 2, "size": 32, "first": 0, "network": NETWORKS[0],
+             "steps": 5, "combine": "worst", "limit": 5}
+    if task is tasks.check_prices:
+        sound["members"] = 2
+    with pytest.raises(ValueError, match=message):
+        task(**sound | options)
+
+
+def planted(gain, draws=6, observers=5, images=8):
+    """A table of `joint` whose joint images pass more often by `gain`, with random effects."""
+    random = np.random.default_rng(0)
+    level = (0.4 + random.normal(0, 0.05, draws)[:, None, None]
+             + random.normal(0, 0.05, observers)[None, :, None]
+             + random.normal(0, 0.05, images)[None, None])
+    rows = [{"draw": d, "observer": f"o{o}", "image": i, "members": 2, "effort": 30, "kind": kind,
+             "member": member, "nearest": "other seed" if o == 0 else "both differ",
+             "passed": level[d, o, i] + gain * (kind == "joint"), "distance": 0.1}
+            for d, o, i in np.ndindex(level.shape)
+            for kind, member in (("joint", ""), ("single", "a"), ("single", "b"))]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.2])
+def test_a_planted_gain_is_found(gain):
+    table = planted(gain)
+    table["passed"] += np.random.default_rng(1).normal(0, 0.1, len(table))
+    found = joint.gain(table, members=2)
+    assert found["low"] < gain < found["high"] and found["high"] - found["low"] < 0.1
+    assert (found["draws"], found["observers"], found["images"]) == (6, 5, 8)
+    assert joint.gain(table, members=2, strangers=True)["observers"] == 4
+    shares = joint.shares(table).set_index("kind")
+    assert shares.loc["joint", "share"] - shares.loc["single", "share"] == pytest.approx(
+        found["estimate"])
+    assert joint.gains(table)["evaluations"].tolist() == [60]
+    with pytest.raises(ValueError, match="of 4 members"):
+        joint.gain(table, members=4)
+
+
+def test_ratios_of_costs_are_those_planted():
+    random = np.random.default_rng(0)
+    need = {"a": 10.0, "b": 40.0, "c": 20.0, "d": 5.0}
+    alone = pd.DataFrame([{"model": name, "image": i, "evaluations": cost * (1 + i / 10)}
+                          for name, cost in need.items() for i in range(6)])
+    together = pd.DataFrame([
+        {"draw": d, "members": 2, "combine": combine, "names": names, "image": i, "passed": True,
+         "evaluations": factor * max(need[name] for name in names.split()) * (1 + i / 10)
+         * np.exp(random.normal(0, 0.05))}
+        for d, names in enumerate(["a b", "b c", "c d"]) for i in range(6)
+        for combine, factor in (("worst", 1.5), ("mean", 3.0))])
+    found = joint.price(together, alone, members=2)
+    assert found["low"] < 1.5 < found["high"] and found["draws"] == 3
+    assert joint.price(together, alone, members=2, of="one")["estimate"] > found["estimate"]
+    ratio = joint.combination(together)
+    assert ratio["low"] < 2 < ratio["high"] and ratio["high"] < 2.3
+    assert joint.prices(together, alone)["passed"].tolist() == [1.0]
+
+
+def test_a_partner_is_compared_for_the_same_network_observer_and_image():
+    random = np.random.default_rng(0)
+    rows = [{"network": n, "observer": o, "image": i, "partner": kind,
+             "passed": n / 10 + 0.3 * (kind == "other architecture") + random.normal(0, 0.05)}
+            for n, o, i in np.ndindex(5, 4, 6)
+            for kind in ("itself", "other seed", "other architecture")]
+    found = joint.partners(pd.DataFrame(rows)).set_index("contrast")
+    assert found.loc["other architecture − other seed", "estimate"] == pytest.approx(0.3, abs=0.03)
+    assert found.loc["other seed − none", ["low", "high"]].prod() < 0
+    assert "other training − none" not in found.index and found["networks"].eq(5).all()

@@ -84,12 +84,3 @@ def test_scripts_that_need_a_server_are_left_out():
                                 SimpleNamespace(filename="doctools.js", attributes={})]}
     report.without_kernel(None, "page", "", context, None)
     assert [file.filename for file in context["script_files"]] == ["doctools.js"]
-
-
-def test_listings_link_to_what_is_documented_only():
-    back = '<a class="viewcode-back" href="../x.html#metalib.{}">[docs]</a>'
-    context = {"body": back.format("known") + back.format("unknown")}
-    domain = SimpleNamespace(objects={"metalib.known": 1})
-    app = SimpleNamespace(env=SimpleNamespace(get_domain=lambda name: domain))
-    report.without_dead_links(app, "_modules/x", "", context, None)
-    assert context["body"] == back.format("known")

@@ -1,4 +1,7 @@
-"""Image statistics, maps and confidence: parity with peers, closed forms, planted values."""
+"""Image statistics, maps, confidence, and the studies of both.
+
+By parity with peers, closed forms and planted values.
+"""
 
 import numpy as np
 import pandas as pd
@@ -9,9 +12,18 @@ from scipy import integrate, stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from metalib import generate, starts
+from metalib.evaluation import seen
 from metalib.evaluation.confidence import SCORES, _areas, detection, scores
-from metalib.evaluation.images import difference_maps, embedding, image_statistics, spectral_slope
+from metalib.evaluation.images import (
+    difference_maps,
+    embedding,
+    image_statistics,
+    layout,
+    spectral_slope,
+)
 from metalib.metrics import rdm
+from metalib.runs import tasks
+from metalib.runs.tasks.seeing import check_photographs, check_seeing
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 1.4])
@@ -134,3 +146,112 @@ def test_grey_images_have_the_statistics_of_three_equal_channels(samples):
                   for images in (grey, grey.expand(-1, 3, -1, -1)))
     pd.testing.assert_frame_equal(one, three)
     assert (one["colourfulness"] == 0).all()
+
+
+# --- Studies ------------------------------------------------------------------------------------
+
+NETWORKS = ["zoo/vgg-standard-0", "zoo/vgg-robust-0"]
+
+
+def test_layout_is_of_places_and_not_of_details(samples):
+    images = samples.images[:4]
+    noisy = (images + 0.1 * torch.randn(images.shape)).clamp(0, 1)
+    assert layout(images, images) == pytest.approx(1)
+    assert (layout(noisy, images) > 0.9).all()
+    assert (np.abs(layout(images.flip(0), images)) < 0.9).all()
+    assert layout(1 - images, images) == pytest.approx(-1)
+
+
+def test_inversions_of_some_photographs_are_those_of_all():
+    options = {"models": NETWORKS, "weights": {"group3": 3e-4}, "steps": 6, "n_images": 4}
+    table = tasks.inversions(NETWORKS[0], "group3", **options)
+    assert len(table) == 3 * 4 and table["training"].eq("standard").all()
+    assert table["others"].isin([0, 1]).all() and not table.isna().any(axis=None)
+    again = tasks.inversions(NETWORKS[0], "group3", first=2, **options)
+    both = again.merge(table, on=["kind", "image"])
+    np.testing.assert_allclose(both["ssim_x"], both["ssim_y"])
+    prior = table.set_index(["kind", "image"])["variation"].unstack(0)
+    assert (prior[seen.PRIOR] < prior[seen.NO_PRIOR]).all()
+
+
+def test_each_network_is_shown_metamers_and_only_the_own_one_their_controls():
+    table = tasks.confidence(NETWORKS[0], "group3", models=NETWORKS, steps=5, n_images=3)
+    assert table.groupby(["observer", "kind"]).size().to_dict() == {
+        (NETWORKS[0], seen.OWN): 3, (NETWORKS[0], seen.NOISE): 3, (NETWORKS[1], seen.OTHERS): 3}
+    natural = tasks.photographs(NETWORKS[0], n_images=5, noises=2)
+    assert natural["kind"].value_counts().to_dict() == {"photographs": 5, "uniform noise": 2}
+    few = tasks.photographs(NETWORKS[0], n_images=5, noises=0, first=3)
+    np.testing.assert_allclose(few["msp"], natural["msp"][:3], rtol=1e-5)
+    assert len(tasks.statistics(n_images=4, first=3)) == 3
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"stage": "group9"}, "has no stage 'group9'"), ({"first": 9}, "first must be"),
+    ({"steps": 0}, "steps must be"), ({"models": ["zoo/none"]}, "none")])
+def test_tasks_say_before_they_begin_what_is_wrong(change, message):
+    sound = {"stage": "stem", "models": NETWORKS, "network": NETWORKS[0], "first": 0, "size": 32,
+             "image_set": "cifar10-samples", "split": None, "n_images": 2, "steps": 3}
+    check_seeing(**sound)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        check_seeing(**sound | change)
+    with pytest.raises(ValueError, match="noises must be"):
+        check_photographs(observer=NETWORKS[0], noises=3, **{
+            name: sound[name] for name in ("image_set", "split", "n_images", "size", "first")})
+
+
+@pytest.fixture
+def shown():
+    """Tables of two studies: own metamers are as sure as photographs, those of others less."""
+    random = np.random.default_rng(0)
+    names = ["a", "b", "c", "d"]
+    natural = pd.DataFrame([
+        {"kind": "photographs", "observer": name, "image": i, "msp": random.normal(2 * (i % 4 > 0)),
+         "right": i % 4 > 0} for name in names for i in range(400)])
+    rows = [{"network": maker, "observer": name, "image": i, "stage": "late",
+             "kind": seen.OWN if maker == name else seen.OTHERS, "right": i % 2 == 0,
+             "msp": random.normal(2 * (i % 4 > 0)) - 1.5 * (maker != name)}
+            for maker in names for name in names for i in range(20)]
+    return pd.DataFrame(rows), natural
+
+
+def test_areas_are_those_of_scikit_learn_and_their_intervals_hold_what_was_planted(shown):
+    sure, natural = shown
+    own = seen.auroc(sure, natural, stage="late")
+    each = []
+    for name in natural["observer"].unique():
+        photos = natural.loc[natural["observer"] == name, "msp"]
+        metamers = sure.loc[(sure["observer"] == name) & (sure["kind"] == seen.OWN), "msp"]
+        each.append(roc_auc_score(np.repeat([1, 0], [len(photos), len(metamers)]),
+                                  np.concatenate([photos, metamers])))
+    assert own["estimate"] == pytest.approx(np.mean(each)) and own["low"] < 0.5 < own["high"]
+    others = seen.auroc(sure, natural, stage="late", kind=seen.OTHERS)
+    assert others["low"] > 0.6 and others["networks"] == 4
+    gap = seen.doubt(sure, natural, stage="late")
+    assert gap["low"] > 0 and gap["estimate"] == pytest.approx(
+        others["estimate"] - own["estimate"], abs=1e-6)
+    assert set(seen.areas(sure, natural)["kind"]) == {seen.OWN, seen.OTHERS}
+    told = seen.right_from_wrong(sure, natural).set_index("stage")
+    assert told.loc["photographs", "low"] > 0.8 and told["networks"].eq(4).all()
+    with pytest.raises(ValueError, match="no own metamers of early"):
+        seen.auroc(sure, natural, stage="early")
+    with pytest.raises(ValueError, match="no noise of the same size of late"):
+        seen.doubt(sure, natural, stage="late", kind=seen.NOISE)
+
+
+def test_gaps_of_inversions_are_those_planted():
+    random = np.random.default_rng(0)
+    rows = [{"network": f"{family}-{training}-0", "training": training, "stage": "late",
+             "kind": kind, "image": i, "slope": -1 - (kind == seen.PRIOR) + random.normal(0, 0.1),
+             "layout": 0.2 + 0.5 * (training == "robust") + random.normal(0, 0.05)}
+            for family in ("vgg", "cct", "resnet") for training in ("standard", "robust")
+            for kind in (seen.PRIOR, seen.NO_PRIOR) for i in range(10)]
+    table = pd.DataFrame(rows)
+    gap = seen.training_gap(table, stage="late")
+    assert gap["low"] < 0.5 < gap["high"] and gap["networks"] == 3
+    mean = seen.inversion(table, stage="late", value="layout", training="robust")
+    assert mean["least"] <= mean["estimate"] <= mean["most"] and mean["networks"] == 3
+    natural = pd.DataFrame({"slope": [-2.0, -3.0, -2.5]})
+    nearer = seen.nearer_to_photographs(table, natural, stage="late")
+    assert nearer["low"] < 1 < nearer["high"]
+    with pytest.raises(ValueError, match="the table has no .* of early"):
+        seen.inversion(table, stage="early")

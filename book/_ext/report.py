@@ -5,8 +5,7 @@
 - Indented blocks of docstrings are shown as they are.
 - Each page ends in how it is made and how it is cited.
 - The bibliography is sorted by author, and its labels are what the text says.
-- No page loads, twice, the settings of an interactive kernel that the report does not offer; and
-  listings of code link only to what the API documents.
+- No page loads, twice, the settings of an interactive kernel that the report does not offer.
 """
 
 import html
@@ -39,7 +38,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", keep_examples, priority=400)  # before napoleon
     app.connect("doctree-read", fold_code)
     app.connect("html-page-context", without_kernel)
-    app.connect("html-page-context", without_dead_links)
     app.connect("html-page-context", with_footer)
     return {"version": __version__, "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -156,13 +154,3 @@ def without_kernel(app: Sphinx, page: str, template: str, context: dict, doctree
     for kind in ("script_files", "css_files"):
         context[kind] = [file for file in context.get(kind, ()) if "thebe" not in (
             f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', {})}".lower())]
-
-
-def without_dead_links(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
-    """In listings of code, leave out links to the documentation of what the API does not name."""
-    if not page.startswith("_modules/"):
-        return
-    known = set(app.env.get_domain("py").objects)
-    context["body"] = re.sub(
-        r'<a class="viewcode-back" href="[^"#]*#([^"]+)">.*?</a>',
-        lambda link: link[0] if link[1] in known else "", context["body"])

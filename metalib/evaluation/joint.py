@@ -17,9 +17,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from metalib.data import to_8_bits
 from metalib.evaluation import crossed
 from metalib.evaluation.criterion import Evoked, NullDistribution, answers, published
 from metalib.evaluation.intervals import mean_interval
+from metalib.evaluation.nulls import load_null
 from metalib.evaluation.transfer import RELATIONS, relation
 from metalib.metrics import rms_distance
 from metalib.models import Model
@@ -65,6 +67,28 @@ def look(
             "match": evoked.similarity("pearson", activations, rows),
             "distance": rms_distance(shown, references[rows])}))
     return pd.concat(parts, ignore_index=True)
+
+
+def told(
+    networks: Sequence[Model], stage: str, references: Tensor, pictures: Sequence[Tensor],
+) -> list[list[str]]:
+    """How many networks give a picture the answer of its reference, and for how many it passes.
+
+    Args:
+        networks: of the bundled zoo, whose nulls ship with them.
+        stage: where they look.
+        references: (B, 3, H, W) in [0, 1].
+        pictures: K times (B, 3, H, W) in [0, 1].
+
+    Returns:
+        K lists of B texts of two lines.
+    """
+    shown, count = to_8_bits(torch.stack(list(pictures))), len(networks)
+    seen = pd.concat([look(network, stage, load_null(network, stage), references, shown)
+                      for network in networks])
+    sums: Any = seen.groupby(["picture", "image"])[["class_match", "passed"]].sum()
+    return [[f"answer: {row['class_match']} of {count}\npass: {row['passed']} of {count}"
+             for _, row in rows.iterrows()] for _, rows in sums.groupby("picture")]
 
 
 def nearest(observer: Mapping, members: Sequence[Mapping]) -> str:
@@ -169,10 +193,10 @@ def gains(
     strangers: bool = False,
 ) -> pd.DataFrame:
     """`gain` for all numbers of members and efforts, one row each."""
-    keys: Any = table[["members", "effort"]].drop_duplicates().sort_values(["members", "effort"])
+    keys = sorted(set(zip(table["members"], table["effort"])))
     return pd.DataFrame([gain(table, members=int(count), effort=int(effort), value=value,
                               against=against, strangers=strangers)
-                         for count, effort in keys.itertuples(index=False)])
+                         for count, effort in keys])
 
 
 def own(table: pd.DataFrame) -> pd.DataFrame:

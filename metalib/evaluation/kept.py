@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from metalib.evaluation.corrections import corrected
 from metalib.evaluation.intervals import mean_interval, share_interval
 
 ALPHA = 0.05  # of all tests
@@ -55,7 +56,7 @@ def primary(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows: Any = table[(table["part"] == "stage") & (table["observer"] != table["generator"])]
     sets = rows.groupby(["generator", "matched"], sort=False)["same-class_p"]
-    rows = rows.assign(primary_p=sets.transform(_holm))
+    rows = rows.assign(primary_p=sets.transform(lambda p: corrected(p, "holm")))
     return rows.assign(beyond=rows["primary_p"] <= ALPHA)
 
 
@@ -247,16 +248,6 @@ def second_order(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
         "natural_95", "correlation_pearson", "euclidean_pearson", "cka_score"]].mean())
     return means[["similarity", "natural_95", "ceiling", "correlation_pearson",
                   "euclidean_pearson", "cka_score"]].reset_index()
-
-
-def _holm(p_values: pd.Series) -> pd.Series:
-    """Corrected by Holm's method; what is missing stays missing, and is no test that was made."""
-    from statsmodels.stats.multitest import multipletests  # metalib imports without it
-    known = p_values.notna()
-    corrected = p_values.astype(float)
-    if known.any():
-        corrected[known] = multipletests(p_values[known].to_numpy(float), method="holm")[1]
-    return corrected
 
 
 def _crossed(rows: pd.DataFrame, value: str, frame: bool = False) -> Any:

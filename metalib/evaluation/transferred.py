@@ -52,6 +52,14 @@ def counted(table: pd.DataFrame, *, stage: str = "") -> pd.DataFrame:
     return rows
 
 
+def pairs(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
+    """The rows of all pairs, metamers shown to their own network among them, sorted by kind."""
+    rows: Any = table[table["generator_passed"].astype(bool) & (table["stage"] == stage)]
+    by = [f"{role}_{key}" for role in ("generator", "observer")
+          for key in ("training", "architecture")]
+    return rows.sort_values([*by, "generator", "observer"], kind="stable")
+
+
 def share(
     table: pd.DataFrame, *, stage: str, value: str = "agrees", resamples: int = 2000,
 ) -> dict[str, Any]:
@@ -64,15 +72,12 @@ def share(
 
     Returns:
         `estimate`, `low`, `high`, and the numbers of `generators`, `observers` and `images`. Where
-        all rows are the same, their resamples are, too; the interval is then that of as many
-        independent observations as there are networks, of the role that has fewer.
+        all rows are the same, their resamples are, too. The interval is then Clopper and Pearson's
+        for as many observations as there are networks, of the role that has fewer.
     """
     rows: Any = counted(table, stage=stage)
-    found = _found(crossed.means(rows, [], value=value, resamples=resamples))
-    if rows[value].dropna().nunique() == 1:
-        found |= _ends_of_a_constant(found["estimate"],
-                                     min(found["generators"], found["observers"]))
-    return found
+    found = _mean(rows, value, resamples)
+    return found | {name: min(max(found[name], 0.0), 1.0) for name in ("low", "high")}
 
 
 def beyond_passing(
@@ -174,13 +179,14 @@ def by_depth(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
 
     Returns:
         The rows of `crossed.means` by `generator_training`, `observer_training` and `depth`, with
-        the column `shown`: "metamers" or "noise, same distance".
+        the column `shown`: "metamers shown to" or "noise shown to".
     """
     rows: Any = counted(table)
     by = ["generator_training", "observer_training", "depth"]
+    names = {"agrees": "metamers shown to", "control_agrees": "noise shown to"}
     return pd.concat([
         crossed.means(rows, by, value=value, resamples=resamples).assign(shown=shown)
-        for value, shown in (("agrees", "metamers"), ("control_agrees", "noise, same distance"))],
+        for value, shown in names.items()],
         ignore_index=True)
 
 
@@ -206,7 +212,7 @@ def made(table: pd.DataFrame) -> pd.DataFrame:
     """How many metamers pass at their own generator, by its kind (%), with its natural accuracy.
 
     Returns:
-        A row for each training and architecture; a column for each stage, in the order of depth;
+        A row for each kind, such as "vgg, robust"; a column for each stage, in the order of depth;
         and `accuracy`, the share of references (%) that networks of this kind recognise.
     """
     own: Any = table[table["generator"] == table["observer"]]
@@ -216,7 +222,10 @@ def made(table: pd.DataFrame) -> pd.DataFrame:
     stages = own.sort_values("depth")["stage"].unique()
     shares: Any = own.pivot_table("passed", kind, "stage")[stages]
     shares = shares.join(own.groupby(kind)["accuracy"].mean())
-    return shares.reindex(_in_order(shares.index))
+    shares = shares.reindex(_in_order(shares.index))
+    shares.index = pd.Index([f"{architecture}, {training}" for training, architecture
+                             in shares.index], name="kind")
+    return shares
 
 
 def asymmetry(table: pd.DataFrame, *, stage: str, resamples: int = 1000) -> dict[str, Any]:
@@ -268,30 +277,34 @@ def gain(
     rows: Any = counted(table, stage=stage)
     wide: Any = _by_steps(rows, value)
     least, most = wide.columns.min(), wide.columns.max()
-    found = _found(crossed.means((wide[most] - wide[least]).rename("gain").reset_index(), [],
-                                 value="gain", resamples=resamples))
+    found = _mean((wide[most] - wide[least]).rename("gain").reset_index(), "gain", resamples)
     return found | {"least": int(least), "most": int(most), "at_least": wide[least].mean(),
                     "at_most": wide[most].mean()}
 
 
-def by_effort(table: pd.DataFrame, value: str, *, resamples: int = 500) -> pd.DataFrame:
-    """Shares by stage, training of the generator and evaluations, of the same metamers throughout.
+def by_effort(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
+    """Shares by evaluations: where others agree, and where metamers pass, by the generator.
 
     Args:
-        table: as in `gain`.
-        value: the column whose share is taken.
+        table: as in `gain`, of one stage.
         resamples: as in `crossed.means`.
 
     Returns:
-        The rows of `crossed.means` by `stage`, `generator_training` and `steps`.
+        The rows of `crossed.means` by `steps`, with the column `what`, such as "passes, robust".
+        They are of the same metamers throughout, which pass at their own generator with every
+        number of evaluations.
     """
-    wide: Any = _by_steps(counted(table), value)
-    rows = wide.stack().rename(value).reset_index()
-    training = table.groupby("generator")["generator_training"].first()
-    rows["generator_training"] = rows["generator"].map(training)
-    parts = [crossed.means(part, ["stage", "generator_training", "steps"], value=value,
-                           resamples=resamples) for _, part in rows.groupby("steps")]
-    return pd.concat(parts, ignore_index=True)
+    rows, parts = counted(table), []
+    trainings: Any = rows.groupby("generator", sort=False)["generator_training"].first()
+    for value, word in (("agrees", "agreement"), ("passed", "passes")):
+        steps: Any = _by_steps(rows, value)
+        long: Any = steps.stack().rename(value).reset_index()
+        names = long["generator"].map(trainings)
+        for (training, _), part in long.groupby([names, "steps"], sort=False):
+            found = crossed.means(part, "steps", value=value, resamples=resamples)
+            parts.append(found.assign(what=f"{word}, {training} generators",
+                                      low=found["low"].clip(0), high=found["high"].clip(upper=1)))
+    return pd.concat(parts, ignore_index=True).sort_values(["what", "steps"], kind="stable")
 
 
 def _by_steps(rows: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -323,6 +336,13 @@ def seen(observers: Sequence[Model], stage: str, metamers: Metamers) -> pd.DataF
             "answer": [observer.class_names[k] if k >= 0 else "none" for k in given],
             "passed": passed.to_numpy()}))
     return pd.concat(parts, ignore_index=True)
+
+
+def told(answers: pd.DataFrame) -> list[str]:
+    """The rows of `seen` as a text for each image: a line for each observer, a tick for a pass."""
+    marked: Any = answers["answer"] + np.where(answers["passed"], " \N{CHECK MARK}", "")
+    texts: Any = marked.groupby(answers["image"]).agg("\n".join)
+    return texts.tolist()
 
 
 # --- Published data ------------------------------------------------------------------------------
@@ -384,21 +404,18 @@ def _less(rows: Any, first: str, second: str) -> Any:
 
 
 def _difference(rows: Any, first: str, second: str, resamples: int) -> dict[str, Any]:
-    rows = rows.assign(difference=_less(rows, first, second))
-    return _found(crossed.means(rows, [], value="difference", resamples=resamples))
+    return _mean(rows.assign(difference=_less(rows, first, second)), "difference", resamples)
 
 
-def _found(means: pd.DataFrame) -> dict[str, Any]:
-    row: Any = means.iloc[0]
-    return {"estimate": float(row["mean"]), "low": float(row["low"]), "high": float(row["high"]),
-            **{name: int(row[name]) for name in ("generators", "observers", "images")}}
+def _mean(rows: Any, value: str, resamples: int) -> dict[str, Any]:
+    row: Any = crossed.means(rows, [], value=value, resamples=resamples).iloc[0]
+    found = {"estimate": float(row["mean"]), "low": float(row["low"]), "high": float(row["high"]),
+             **{name: int(row[name]) for name in ("generators", "observers", "images")}}
+    if rows[value].dropna().nunique() == 1:  # resamples are all the same, too
+        margin = 1 - 0.025 ** (1 / min(found["generators"], found["observers"]))
+        found |= {"low": found["estimate"] - margin, "high": found["estimate"] + margin}
+    return found
 
 
 def _sizes(rows: Any) -> dict[str, int]:
     return {f"{name}s": int(rows[name].nunique()) for name in crossed.FACTORS}
-
-
-def _ends_of_a_constant(value: float, count: int) -> dict[str, float]:
-    """The interval of Clopper and Pearson where none or all of `count` observations are hits."""
-    margin = 1 - 0.025 ** (1 / count)
-    return {"low": max(0.0, value - margin), "high": min(1.0, value + margin)}

@@ -41,13 +41,16 @@ def transfer_matrix(matrix: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def kinds_matrix(cells: pd.DataFrame, *, bar: bool = True, ax: Axes | None = None) -> Axes:
+def kinds_matrix(
+    cells: pd.DataFrame, *, rows: bool = True, bar: bool = True, ax: Axes | None = None,
+) -> Axes:
     """Heat map of shares by kind of generator (rows) and of observer (columns).
 
     Architectures are named at the axes, and trainings beyond them; a line parts the trainings.
 
     Args:
         cells: as in `metalib.evaluation.transferred.by_kind`, in [0, 1].
+        rows: whether to name the rows; a panel beside another one need not.
         bar: whether to draw the colour bar.
     """
     ax = ax or plt.gca()
@@ -55,8 +58,9 @@ def kinds_matrix(cells: pd.DataFrame, *, bar: bool = True, ax: Axes | None = Non
     names = [[architecture for _, architecture in kinds] for kinds in (cells.index, cells.columns)]
     ax.set_yticks(range(len(names[0])), names[0], fontsize=9)
     ax.set_xticks(range(len(names[1])), names[1], fontsize=9, rotation=90)
+    ax.tick_params(labelleft=rows)
     for axis, kinds in enumerate((cells.index, cells.columns)):
-        _name_groups(ax, [training for training, _ in kinds], axis)
+        _part(ax, [training for training, _ in kinds], axis, named=rows or axis == 1)
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -65,19 +69,16 @@ def kinds_matrix(cells: pd.DataFrame, *, bar: bool = True, ax: Axes | None = Non
     return ax
 
 
-def _name_groups(ax: Axes, groups: Sequence[str], axis: int) -> None:
-    """Name runs of equal groups beyond the labels of an axis (0: rows, 1: columns)."""
+def _part(ax: Axes, groups: Sequence[str], axis: int, named: bool) -> None:
+    """Part runs of equal groups by lines, and name them beyond the labels of an axis (0: rows)."""
     start = 0
     for name, run in itertools.groupby(groups):
         end = start + len(list(run))
         middle = (start + end - 1) / 2
-        if axis:
-            ax.annotate(name, (middle, 0), (0, -60), xycoords=("data", "axes fraction"),
-                        textcoords="offset points", ha="center", va="top", fontsize=10)
-        else:
-            ax.annotate(name, (0, middle), (-60, 0), xycoords=("axes fraction", "data"),
-                        textcoords="offset points", ha="right", va="center", fontsize=10,
-                        rotation=90)
+        at: Any = ((middle, 0), (0, -58)) if axis else ((0, middle), (-60, 0))
+        ax.annotate(name if named else "", at[0], at[1], textcoords="offset points",
+                    xycoords=("data", "axes fraction") if axis else ("axes fraction", "data"),
+                    ha="center", va="center", fontsize=10, rotation=0 if axis else 90)
         if start:
             (ax.axvline if axis else ax.axhline)(start - 0.5, color="white", linewidth=3)
         start = end
@@ -90,19 +91,22 @@ def answered(
     """A grid of pictures with a few words below each, such as what a network takes it for.
 
     Args:
-        images: (R, C, 3, H, W) in [0, 1].
+        images: R rows of pictures (C, 3, H, W) in [0, 1].
         words: R lists of C texts; several lines are possible.
         rows, columns: as in `montage`.
     """
     lines = max(text.count("\n") + 1 for row in words for text in row)
-    gap, height, width = 4 + 6 * lines, images.shape[-2], images.shape[-1]
-    ax = montage(images, rows, columns, gap=gap, ax=ax)
+    pictures = np.stack([np.asarray(row) for row in images])
+    height, width = pictures.shape[-2:]
+    space, gap = round(height * (0.08 + 0.17 * lines)), 3
+    white = [(0, 0)] * (pictures.ndim - 2) + [(0, space), (0, 0)]
+    ax = montage(np.pad(pictures, white, constant_values=1), rows, columns, gap=gap, ax=ax)
+    tall = height + space + gap
+    ax.set_yticks([row * tall + height / 2 for row in range(len(rows))], rows)
     for row, texts in enumerate(words):
         for column, text in enumerate(texts):
-            ax.annotate(text, (column * (width + gap) + width / 2, row * (height + gap) + height),
-                        (0, -2), textcoords="offset points", ha="center", va="top", fontsize=8,
-                        annotation_clip=False)
-    ax.set_ylim(len(words) * (height + gap) - 0.5, -0.5)
+            ax.annotate(text, (column * (width + gap) + width / 2, row * tall + height), (0, -2),
+                        textcoords="offset points", ha="center", va="top", fontsize=9)
     return ax
 
 

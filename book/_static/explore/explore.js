@@ -190,7 +190,7 @@
   }
 
   // --- What another network makes of it ----------------------------------------------------------
-  let chosen = { row: Math.max(0, data.generators.indexOf(data.watched[0])), column: data.observers.length - 1 };
+  let chosen = { row: Math.max(0, data.generators.indexOf(data.watched[0])), column: 0 };
   const look = () => {
     const stage = $("transfer-stage").value;
     return { stage, of: (row, column, photo) => {
@@ -341,7 +341,7 @@
       if (target.dataset.row) choose(Number(target.dataset.row), Number(target.dataset.column));
     });
     $("transfer-matrix").addEventListener("keydown", onKey);
-    const counts = { watched: data.watched.length, stages: data.networks[data.watched[0]].stages.length,
+    const counts = { watched: data.watched.length, stages: Object.keys(data.runs).length / data.watched.length,
       photographs: photographs.length, evaluations: data.evaluations[last], kept: last, generators: data.generators.length,
       observers: data.observers.length, transferred: data.stages.length, pairs: data.pairs.toLocaleString("en") };
     for (const place of document.querySelectorAll("[data-count]")) place.textContent = counts[place.dataset.count];
