@@ -65,6 +65,11 @@ def cost_by_stage(groups, ax):
     plots.cost_by_stage(table, "rule", limit=20, ax=ax)
 
 
+def times_fewer(groups, ax):
+    table = grid(model=groups, stage=["a", "b"])
+    plots.times_fewer(table.assign(times_fewer=100.0, low=0.0, high=200.0), ax=ax)
+
+
 def side_by_side(groups, ax):
     plots.side_by_side(grid(x=["a", "b"], kind=groups), "x", "kind", value="mean", ax=ax)
 
@@ -99,8 +104,8 @@ def against_natural(groups, ax):
     plots.against_natural(table, "mean", [0.1, 0.9], by="kind", ax=ax)
 
 
-SERIES = [share_passed, cost_by_stage, match_by_evaluations, side_by_side, by_stage, by_depth,
-          against_distance, power_curves, concentration, against_natural]
+SERIES = [share_passed, cost_by_stage, match_by_evaluations, times_fewer, side_by_side, by_stage,
+          by_depth, against_distance, power_curves, concentration, against_natural]
 
 
 @COUNTS
@@ -116,6 +121,16 @@ def test_depth_tells_many_styles_and_few_colours_apart(ax):
     plots.by_depth(grid(training=["a", "b"], depth=[0.1, 0.9], kind=names(5)), "training",
                    style="kind", ax=ax)
     assert len(legend(ax)) == 10
+
+
+def test_update_rules_look_the_same_in_every_figure(ax):
+    for rules in (["lbfgs", "adam"], ["adam", "lbfgs", "published"]):
+        plots.match_by_evaluations(grid(optimizer=rules, evaluations=[1, 9]).assign(match_db=9),
+                                   ax=ax)
+    by_rule = {}
+    for label, found in zip(legend(ax), looks(ax)):
+        by_rule.setdefault(label, set()).add(found)
+    assert len(by_rule["lbfgs"]) == len(by_rule["adam"]) == 1
 
 
 def test_gaps_are_left_where_a_group_has_no_row(ax):

@@ -14,6 +14,7 @@ from metalib.plots.generation import (
     null_and_metamers,
     pairs,
     share_passed,
+    times_fewer,
 )
 from metalib.plots.models import accuracy_and_robustness
 from metalib.plots.pictures import metamers_below_references, montage
@@ -48,5 +49,5 @@ __all__ = [
     "match_by_evaluations", "metamers_below_references", "montage", "null_and_metamers",
     "observers_by_stages", "pairs", "people_and_networks", "power_curves", "rejection_rates",
     "share_passed", "short", "shown", "side_by_side", "similarity_clouds", "styled",
-    "transfer_matrix", "use_style",
+    "times_fewer", "transfer_matrix", "use_style",
 ]
