@@ -39,6 +39,7 @@ def of_images(
     for name, value in (("generator_training", training), ("matched", matched), ("stage", stage),
                         ("null", null)):
         rows = rows[rows[name] == value] if value else rows
+    rows.attrs = {}  # which each step would copy
     if rows.empty:
         raise ValueError(f"no row has {training or 'any'} generators, metamers of "
                          f"{matched or 'any stage'}, the stage {stage or 'any'} of another network "
@@ -55,6 +56,7 @@ def primary(table: pd.DataFrame) -> pd.DataFrame:
         metamers, and `beyond`, whether it is at most 5 %.
     """
     rows: Any = table[(table["part"] == "stage") & (table["observer"] != table["generator"])]
+    rows.attrs = {}
     sets = rows.groupby(["generator", "matched"], sort=False)["same-class_p"]
     rows = rows.assign(primary_p=sets.transform(lambda p: corrected(p, "holm")))
     return rows.assign(beyond=rows["primary_p"] <= ALPHA)

@@ -21,6 +21,7 @@ from metalib.plots.pictures import metamers_below_references, montage
 from metalib.plots.representation import (
     KINDS,
     by_stage,
+    cases,
     fisher,
     kept_matrix,
     observers_by_stages,
@@ -44,7 +45,7 @@ from metalib.plots.transfer import (
 __all__ = [
     "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "Shown",
     "accuracy_and_robustness", "against_distance", "against_natural", "answered", "by_depth",
-    "by_stage", "clustered", "concentration", "cost_and_distinctness", "cost_by_stage",
+    "by_stage", "cases", "clustered", "concentration", "cost_and_distinctness", "cost_by_stage",
     "displacements", "estimates", "fisher", "heat_maps", "kept_matrix", "kinds_matrix", "look",
     "match_by_evaluations", "metamers_below_references", "montage", "null_and_metamers",
     "observers_by_stages", "pairs", "people_and_networks", "power_curves", "rejection_rates",

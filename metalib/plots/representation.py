@@ -1,5 +1,6 @@
 """Figures of the representation test."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binom
 
 from metalib.plots.common import side_by_side
+from metalib.plots.pictures import montage
 from metalib.plots.style import LINES, MARKERS, short, styled
 
 KINDS: dict[str, str] = {
@@ -123,6 +125,27 @@ def observers_by_stages(
     for spine in ax.spines.values():
         spine.set_visible(False)
     return ax
+
+
+def cases(
+    rows: pd.DataFrame, references: Any, made: Mapping[str, Any], *, count: int = 7,
+    ax: Axes | None = None,
+) -> Axes:
+    """References above their metamers, with the observer that is concerned above them.
+
+    Args:
+        rows: with the columns `image`, `generator` and `observer`; the first row of each image is
+            shown, and the place is left empty where there are fewer than `count`.
+        references: (n, 3, H, W) in [0, 1].
+        made: the metamers of each generator, of the same shape.
+        count: the number of columns.
+    """
+    some = rows.drop_duplicates("image").head(count)
+    pictures = np.ones((2, count, *references.shape[1:]))
+    for column, (image, generator) in enumerate(zip(some["image"], some["generator"])):
+        pictures[:, column] = references[image], made[generator][image]
+    names = [short(name).replace("-", "\n", 1) for name in some["observer"]]
+    return montage(pictures, ["reference", "metamer"], names, ax=ax)
 
 
 def by_stage(
