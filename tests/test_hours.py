@@ -18,8 +18,8 @@ def tables():
         for place, stage in enumerate(STAGES) for image in range(3)
         for rule, factor in (("published", 5), ("spectral_lbfgs", 1))])
     match, published = (pd.DataFrame([
-        {"model": "net", "stage": stage, "image": image, "evaluations": count, "match_db": float(db)}
-        for stage in STAGES for image in range(3) for count, db in counts])
+        {"model": "net", "stage": stage, "image": image, "evaluations": count,
+         "match_db": float(db)} for stage in STAGES for image in range(3) for count, db in counts])
         for counts in ([(count, count) for count in range(1, 101)], [(3000, 20), (24_000, 40)]))
     return criterion, match.assign(optimizer="spectral_lbfgs", seed=0), published
 

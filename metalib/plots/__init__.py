@@ -16,6 +16,7 @@ from metalib.plots.generation import (
     share_passed,
     times_fewer,
 )
+from metalib.plots.hours import machine_hours, seconds_by_operations, speeds
 from metalib.plots.models import accuracy_and_robustness
 from metalib.plots.pictures import metamers_below_references, montage
 from metalib.plots.representation import (
@@ -42,12 +43,12 @@ from metalib.plots.transfer import (
 )
 
 __all__ = [
-    "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "Shown",
-    "accuracy_and_robustness", "against_distance", "against_natural", "answered", "by_depth",
-    "by_stage", "clustered", "concentration", "cost_and_distinctness", "cost_by_stage",
-    "displacements", "estimates", "fisher", "heat_maps", "kept_matrix", "kinds_matrix", "look",
+    "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "Shown", "accuracy_and_robustness",
+    "against_distance", "against_natural", "answered", "by_depth", "by_stage", "clustered",
+    "concentration", "cost_and_distinctness", "cost_by_stage", "displacements", "estimates",
+    "fisher", "heat_maps", "kept_matrix", "kinds_matrix", "look", "machine_hours",
     "match_by_evaluations", "metamers_below_references", "montage", "null_and_metamers",
     "observers_by_stages", "pairs", "people_and_networks", "power_curves", "rejection_rates",
-    "share_passed", "short", "shown", "side_by_side", "similarity_clouds", "styled",
-    "times_fewer", "transfer_matrix", "use_style",
+    "seconds_by_operations", "share_passed", "short", "shown", "side_by_side", "similarity_clouds",
+    "speeds", "styled", "times_fewer", "transfer_matrix", "use_style",
 ]
