@@ -256,3 +256,27 @@ def test_each_metamer_is_below_its_reference(count):
     figure = plots.metamers_below_references(metamers, n=count, labels=names(count))
     labels = [label.get_text() for ax in figure.axes for label in ax.get_xticklabels()]
     assert labels == names(count)
+
+
+# --- Seconds and hours --------------------------------------------------------------------------
+
+
+@COUNTS
+def test_each_procedure_has_its_hours(count, ax):
+    table = grid(way=names(count)).set_index("way").assign(core_hours=10.0, gpu_hours=1.0)
+    plots.machine_hours(table.assign(low=5.0, high=20.0), marks={8: "a day"}, ax=ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == names(count)
+    assert legend(ax) == ["one core", "one GPU"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_each_image_size_and_batch_has_a_marker(count, ax):
+    sizes = grid(side=range(count), stage=["a", "b"]).assign(operations=[1e9, 1e10] * count,
+                                                             seconds=0.1)
+    plots.seconds_by_operations(sizes, ax=ax)
+    assert len(legend(ax)) == count + 2 and len(set(looks(ax))) == count + 2
+    _, other = plt.subplots()
+    rows = grid(batch=range(1, count + 1), way=["a", "b"]).rename(columns={"mean": "share of bare"})
+    plots.speeds(rows, ["a", "b", "missing"], ax=other)
+    assert len(legend(other)) == count and len(other.get_yticklabels()) == 3
+    plt.close(other.figure)

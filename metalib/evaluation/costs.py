@@ -127,9 +127,9 @@ def _interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile interval of a statistic of values (..., images); images are resampled.
 
-    All rows get the same images. A single image has no interval, NaN.
+    All rows get the same images. A single image has no interval, NaN, nor have no resamples.
     """
-    if values.shape[-1] < 2:
+    if values.shape[-1] < 2 or not resamples:
         nothing = np.full_like(statistic(values, axis=-1), np.nan)
         return nothing, nothing
     found: Any = stats.bootstrap(

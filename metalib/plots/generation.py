@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import colors as mcolors
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
@@ -149,6 +150,7 @@ def match_by_evaluations(
                 label="published, worst image")
         ax.axhline(of_images["median"].iloc[-1], color="0.6", linewidth=0.8, zorder=0)
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(numticks=5))
     ax.xaxis.set_major_formatter("{x:,g}")
     ax.set(xlabel="gradient evaluations", ylabel="match (dB)")
     return ax
@@ -165,7 +167,7 @@ def times_fewer(table: pd.DataFrame, *, least: float = 50, ax: Axes | None = Non
     """
     ax = ax or plt.gca()
     stages, models, floor = list(table["stage"].unique()), list(table["model"].unique()), 10.0
-    for model, (_, color, _, marker) in zip(models, _looks(models)):
+    for model, color, marker in styled(models, MARKERS, both=True):
         rows = table[table["model"] == model].set_index("stage").reindex(stages)
         x = np.arange(len(stages)) + (models.index(model) - (len(models) - 1) / 2) * 0.2
         ax.vlines(x, rows["low"].clip(floor), rows["high"].clip(floor), color=color)
