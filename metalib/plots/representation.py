@@ -71,6 +71,8 @@ def kept_matrix(
     for row, one in enumerate(sets):
         for column, stage in enumerate(stages):
             bold, value = grid["beyond"].get((*one, stage), 0) == 1, values[row, column]
+            if np.isnan(value):
+                continue
             ax.text(column, row, f"{100 * value:z.0f}" if bold else f"({100 * value:z.0f})",
                     ha="center", va="center", fontsize=10, fontweight="bold" if bold else "normal",
                     color="black" if value > middle else "white")
