@@ -166,6 +166,8 @@ def test_the_primary_test_is_that_of_other_networks(representation):
     kinds = kept.by_kind(representation).set_index(["generator_training", "observer_training"])
     assert kinds.loc[("robust", "standard"), "cells"].tolist() == [3, 3]
     beyond = kinds["beyond"].groupby("generator_training").agg(["min", "max"])
+    each = kept.by_observer(representation, matched="features")
+    assert len(each) == 20 and (each["nearest"] == 0.5).all()
     assert beyond.loc["robust"].tolist() == [1, 1] and beyond.loc["standard"].tolist() == [0, 0]
 
 

@@ -84,6 +84,23 @@ def by_kind(table: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
+def by_observer(table: pd.DataFrame, *, matched: str) -> pd.DataFrame:
+    """What metamers of one stage keep beyond the class, by training of generators and observer.
+
+    Returns:
+        A row for each `generator_training`, `observer` and `stage`: `kept` and `beyond` as in
+        `by_kind`; and `nearest`, the share of references that are the nearest of all to their
+        metamer, mean over the stages of the observer.
+    """
+    cells: Any = primary(table)
+    cells = cells[cells["matched"] == matched].sort_values("observer", kind="stable")
+    by = ["generator_training", "observer", "stage"]
+    found: Any = cells.groupby(by, sort=False).agg(
+        kept=("same-class_kept", "mean"), beyond=("beyond", "mean"), nearest=("top1", "mean"))
+    found["nearest"] = found.groupby(by[:2])["nearest"].transform("mean")
+    return found.reset_index()
+
+
 def auc(
     table: pd.DataFrame, *, training: str = "", matched: str, stage: str, null: str = "same-class",
 ) -> dict[str, Any]:

@@ -71,7 +71,9 @@ def kept_matrix(
     for row, one in enumerate(sets):
         for column, stage in enumerate(stages):
             bold, value = grid["beyond"].get((*one, stage), 0) == 1, values[row, column]
-            ax.text(column, row, f"{100 * value:.0f}" if bold else f"({100 * value:.0f})",
+            if np.isnan(value):
+                continue
+            ax.text(column, row, f"{100 * value:z.0f}" if bold else f"({100 * value:z.0f})",
                     ha="center", va="center", fontsize=10, fontweight="bold" if bold else "normal",
                     color="black" if value > middle else "white")
     ax.set_yticks(range(len(sets)), [", ".join(one) for one in sets])
@@ -111,7 +113,7 @@ def observers_by_stages(
     for (observer, stage), number, bold in grid[[value, "marked"]].itertuples():
         light = number > sum(limits) / 2 + 0.1 * (limits[1] - limits[0])
         ax.text(list(stages).index(stage), list(observers).index(observer),
-                f"{100 * number:.0f}" if bold else f"({100 * number:.0f})", fontsize=8,
+                f"{100 * number:z.0f}" if bold else f"({100 * number:z.0f})", fontsize=8,
                 ha="center", va="center", color="black" if light else "white",
                 fontweight="bold" if bold else "normal")
     for row, observer in enumerate(observers):
