@@ -379,6 +379,9 @@ def test_held_out_networks_are_shown_all_kinds_at_each_effort_and_members_their_
     apart = table.pivot_table("distance", ["observer", "effort", "image", "member"], "kind")
     ends = apart[["joint, at one distance", "single, at one distance"]].dropna()
     assert np.ptp(ends.to_numpy(), axis=1).max() < 0.01
+    few = tasks.joint(1, first=1, **{**options, "members": [2, 3], "most": 6})
+    assert set(few["members"]) == {2} and set(
+        few.loc[few["nearest"] != "itself", "observer"]) == set(order[3:])
     parts = pd.concat([tasks.joint(1, part=part, parts=2, **options) for part in (0, 1)])
     assert sorted(parts["image"].unique()) == [0, 1, 2] and len(parts) == len(table)
 

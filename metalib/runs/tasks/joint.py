@@ -140,8 +140,8 @@ def joint(
             own = {name: alone[name][count * effort] for name in order[:count] if name in alone}
             pictures += [({"members": count, "effort": effort, **about}, picture) for about, picture
                          in _kinds(images.images, together, own, seed)]
-    rows = [_seen(networks[name], stage, images, _of(pictures, name, order), order, networks)
-            for name in order if name in held_out or name in order[:max(members)]]
+    rows = [_seen(networks[name], stage, images, pictures if name in held_out else
+                  _of(pictures, name, order), order, networks) for name in order]
     table = pd.concat(rows, ignore_index=True)
     table["image"] = part + parts * table["image"]
     return table.astype({"match": "float32", "distance": "float32"})
@@ -167,14 +167,11 @@ def _kinds(
     return found
 
 
-def _of(pictures: Sequence[Picture], observer: str, order: Sequence[str]) -> list[Picture]:
-    """What an observer is shown: all if it is held out, and a member only what it had a part in."""
-    largest = max(about["members"] for about, _ in pictures)
-    place = list(order).index(observer)
-    if place >= largest:
-        return list(pictures)
+def _of(pictures: Sequence[Picture], member: str, order: Sequence[str]) -> list[Picture]:
+    """What a member is shown: what it had a part in."""
+    place = list(order).index(member)
     return [(about, picture) for about, picture in pictures
-            if about["member"] == observer and about["kind"] == "single"
+            if about["member"] == member and about["kind"] == "single"
             or about["kind"] == "joint" and place < about["members"]]
 
 
