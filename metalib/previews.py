@@ -30,7 +30,8 @@ def preview(line: str, rows: Sequence[Tensor]) -> str:
     strip = strip_of(rows)
     height = Image.open(io.BytesIO(strip)).height
     scale = max(1, round(64 * len(rows) / height))  # small pictures are enlarged by the browser
-    return (f'{text}<img src="data:image/png;base64,{base64.b64encode(strip).decode()}" '
+    content = base64.b64encode(strip).decode()
+    return (f'{text}<img alt="{html.escape(line)}" src="data:image/png;base64,{content}" '
             f'style="height:{scale * height}px;max-width:100%;object-fit:contain;'
             f'object-position:left;image-rendering:pixelated">')
 

@@ -189,3 +189,13 @@ def test_cost_that_follows_distance_has_a_rank_correlation_of_one(sign, expected
     found = costs.cost_follows_distance(starts(kinds))
     assert found["estimate"] == pytest.approx(expected)
     assert found["low"] <= found["estimate"] <= found["high"]
+
+
+# --- Measurements --------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["joint", "networks", "precision", "published", "rivals",
+                                  "scaling", "speed", "sweep", "tuning"])
+def test_every_measurement_says_where_and_when(name):
+    table = costs.measured(name)
+    assert len(table) and table[["hardware", "date"]].notna().all(axis=None)
+    assert table.attrs["provenance"]["benchmark"].startswith("benchmarks/")

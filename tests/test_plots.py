@@ -68,6 +68,11 @@ def cost_by_stage(groups, ax):
     plots.cost_by_stage(table, "rule", limit=20, ax=ax)
 
 
+def times_fewer(groups, ax):
+    table = grid(model=groups, stage=["a", "b"])
+    plots.times_fewer(table.assign(times_fewer=100.0, low=0.0, high=200.0), ax=ax)
+
+
 def side_by_side(groups, ax):
     plots.side_by_side(grid(x=["a", "b"], kind=groups), "x", "kind", value="mean", ax=ax)
 
@@ -102,8 +107,8 @@ def against_natural(groups, ax):
     plots.against_natural(table, "mean", [0.1, 0.9], by="kind", ax=ax)
 
 
-SERIES = [share_passed, cost_by_stage, match_by_evaluations, side_by_side, by_stage, by_depth,
-          against_distance, power_curves, concentration, against_natural]
+SERIES = [share_passed, cost_by_stage, match_by_evaluations, times_fewer, side_by_side, by_stage,
+          by_depth, against_distance, power_curves, concentration, against_natural]
 
 
 @COUNTS
@@ -119,6 +124,16 @@ def test_depth_tells_many_styles_and_few_colours_apart(ax):
     plots.by_depth(grid(training=["a", "b"], depth=[0.1, 0.9], kind=names(5)), "training",
                    style="kind", ax=ax)
     assert len(legend(ax)) == 10
+
+
+def test_update_rules_look_the_same_in_every_figure(ax):
+    for rules in (["lbfgs", "adam"], ["adam", "lbfgs", "published"]):
+        plots.match_by_evaluations(grid(optimizer=rules, evaluations=[1, 9]).assign(match_db=9),
+                                   ax=ax)
+    by_rule = {}
+    for label, found in zip(legend(ax), looks(ax)):
+        by_rule.setdefault(label, set()).add(found)
+    assert len(by_rule["lbfgs"]) == len(by_rule["adam"]) == 1
 
 
 def test_gaps_are_left_where_a_group_has_no_row(ax):
@@ -294,3 +309,27 @@ def test_figures_are_stored_with_a_palette_unless_they_have_photographs():
         plt.close(figure)
         modes.append(Image.open(file).mode)
     assert modes == ["P", "RGB"] and Image.open(file).format == "PNG"
+
+
+# --- Seconds and hours --------------------------------------------------------------------------
+
+
+@COUNTS
+def test_each_procedure_has_its_hours(count, ax):
+    table = grid(way=names(count)).set_index("way").assign(core_hours=10.0, gpu_hours=1.0)
+    plots.machine_hours(table.assign(low=5.0, high=20.0), marks={8: "a day"}, ax=ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == names(count)
+    assert legend(ax) == ["one core", "one GPU"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_each_image_size_and_batch_has_a_marker(count, ax):
+    sizes = grid(side=range(count), stage=["a", "b"]).assign(operations=[1e9, 1e10] * count,
+                                                             seconds=0.1)
+    plots.seconds_by_operations(sizes, ax=ax)
+    assert len(legend(ax)) == count + 2 and len(set(looks(ax))) == count + 2
+    _, other = plt.subplots()
+    rows = grid(batch=range(1, count + 1), way=["a", "b"]).rename(columns={"mean": "share of bare"})
+    plots.speeds(rows, ["a", "b", "missing"], ax=other)
+    assert len(legend(other)) == count and len(other.get_yticklabels()) == 3
+    plt.close(other.figure)

@@ -14,6 +14,7 @@ from scipy import stats
 
 from metalib import Responses, metrics, representation_test, tasks
 from metalib.evaluation import controls, level, permutations
+from metalib.evaluation.corrections import corrected
 from metalib.evaluation.intervals import mean_interval, share_interval
 from metalib.evaluation.observers import noise_ceiling
 from metalib.evaluation.representation import SECOND_ORDER, verdict
@@ -686,3 +687,19 @@ def test_old_keywords_work_and_say_what_to_write(small, samples, noisy):
     new = representation_test(small, samples, noisy, nulls="random", permutations=9,
                               resamples=5, level=0.9, cache=False)
     pd.testing.assert_frame_equal(old.summary(), new.summary(), check_exact=True)
+
+
+@pytest.mark.parametrize("method", ["holm", "fdr_bh", "fdr_by", "bonferroni"])
+def test_corrections_are_those_of_statsmodels_and_pass_over_missing_values(method):
+    from statsmodels.stats.multitest import multipletests
+    random = np.random.default_rng(0)
+    for count in (1, 2, 7, 60):
+        p_values = random.random(count).round(2) ** 3  # with ties
+        assert np.allclose(corrected(p_values, method), multipletests(p_values, method=method)[1])
+        sparse = np.insert(p_values, count // 2, np.nan)
+        found = corrected(sparse, method)
+        assert np.isnan(found[count // 2])
+        assert np.allclose(np.delete(found, count // 2), corrected(p_values, method))
+    assert np.isnan(corrected([np.nan], method)).all()
+    with pytest.raises(ValueError, match="method"):
+        corrected([0.5], "nonsense")

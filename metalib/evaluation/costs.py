@@ -14,16 +14,32 @@ numbers with which a sentence is worded.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from metalib.store import load_table
+
+RESULTS = Path(__file__).parents[2] / "results"  # of the checkout
 DEFAULT = "spectral_lbfgs"
 CELL = ["model", "stage"]
 SIGNIFICANT = 0.05
 NEARER = 0.005  # RMS of pixels in [0, 1]; distances that differ by less are alike
+
+
+def measured(name: str) -> pd.DataFrame:
+    """What a script in `benchmarks` measured: `results/benchmark-NAME.parquet`.
+
+    These are seconds and megabytes, which depend on the machine: each row has its `hardware` and
+    `date`.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+    """
+    return load_table(RESULTS / f"benchmark-{name}.parquet")
 
 
 def ratios(
@@ -111,9 +127,9 @@ def _interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile interval of a statistic of values (..., images); images are resampled.
 
-    All rows get the same images. A single image has no interval, NaN.
+    All rows get the same images. A single image has no interval, NaN, nor have no resamples.
     """
-    if values.shape[-1] < 2:
+    if values.shape[-1] < 2 or not resamples:
         nothing = np.full_like(statistic(values, axis=-1), np.nan)
         return nothing, nothing
     found: Any = stats.bootstrap(

@@ -12,9 +12,9 @@ generators as given, since there are few of them.
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from metalib.evaluation.corrections import corrected
 from metalib.evaluation.intervals import mean_interval, share_interval
 
 ALPHA = 0.05  # of all tests
@@ -58,7 +58,7 @@ def primary(table: pd.DataFrame) -> pd.DataFrame:
     rows: Any = table[(table["part"] == "stage") & (table["observer"] != table["generator"])]
     rows.attrs = {}
     sets = rows.groupby(["generator", "matched"], sort=False)["same-class_p"]
-    rows = rows.assign(primary_p=sets.transform(_holm))
+    rows = rows.assign(primary_p=sets.transform(lambda p: corrected(p, "holm")))
     return rows.assign(beyond=rows["primary_p"] <= ALPHA)
 
 
@@ -267,16 +267,6 @@ def second_order(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
         "natural_95", "correlation_pearson", "euclidean_pearson", "cka_score"]].mean())
     return means[["similarity", "natural_95", "ceiling", "correlation_pearson",
                   "euclidean_pearson", "cka_score"]].reset_index()
-
-
-def _holm(p_values: Any) -> Any:
-    """Corrected by Holm's method; what is missing stays missing, and is no test that was made.
-
-    statsmodels collects garbage in each such call, which takes a second where much is loaded.
-    """
-    ordered = p_values.dropna().sort_values()
-    steps = ordered * np.arange(len(ordered), 0, -1)
-    return steps.cummax().clip(upper=1).reindex(p_values.index)
 
 
 def _crossed(rows: pd.DataFrame, value: str, frame: bool = False) -> Any:

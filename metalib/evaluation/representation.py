@@ -19,6 +19,7 @@ from metalib import metrics
 from metalib.data import ImageSet
 from metalib.deprecated import renamed
 from metalib.evaluation.controls import perturbations
+from metalib.evaluation.corrections import corrected
 from metalib.evaluation.intervals import mean_interval, share_interval
 from metalib.evaluation.observers import (
     Reading,
@@ -178,7 +179,7 @@ def representation_test(
         cells += rows
     summary = pd.DataFrame(cells)
     primary = "same-class" if "same-class" in nulls else nulls[0]
-    summary["primary_p"] = _corrected(summary[f"{primary}_p"], "holm")
+    summary["primary_p"] = corrected(summary[f"{primary}_p"], "holm")
     table = pd.concat(tables, ignore_index=True)
     first = ["observer", "stage", "image", "null", "similarity", "p_value", "q_value"]
     result = RepresentationTable(table[first + [name for name in table if name not in first]])
@@ -322,18 +323,8 @@ def _test_observer(
         cells.append({"observer": name, "stage": stage, **cell})
     table = _frame(columns)
     for _, family in table.groupby("null"):
-        table.loc[family.index, "q_value"] = _corrected(family["p_value"], correction)
+        table.loc[family.index, "q_value"] = corrected(family["p_value"], correction)
     return table, cells
-
-
-def _corrected(p_values: Any, method: str) -> Any:
-    """Corrected p-values; what is missing stays missing, and is no test that was made."""
-    from statsmodels.stats.multitest import multipletests  # metalib imports without it
-    p_values = np.array(p_values, dtype=float)
-    known = ~np.isnan(p_values)
-    if known.any():
-        p_values[known] = multipletests(p_values[known], method=method)[1]
-    return p_values
 
 
 def _frame(tables: list[dict]) -> pd.DataFrame:

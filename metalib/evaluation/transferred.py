@@ -298,7 +298,8 @@ def by_effort(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
     rows, parts = counted(table), []
     trainings: Any = rows.groupby("generator", sort=False)["generator_training"].first()
     for value, word in (("agrees", "agreement"), ("passed", "passes")):
-        long: Any = _by_steps(rows, value).stack().rename(value).reset_index()
+        steps: Any = _by_steps(rows, value)
+        long: Any = steps.stack().rename(value).reset_index()
         names = long["generator"].map(trainings)
         for (training, _), part in long.groupby([names, "steps"], sort=False):
             found = crossed.means(part, "steps", value=value, resamples=resamples)
@@ -340,7 +341,7 @@ def seen(observers: Sequence[Model], stage: str, metamers: Metamers) -> pd.DataF
 
 def told(answers: pd.DataFrame) -> list[str]:
     """The rows of `seen` as a text for each image: a line for each observer, a tick for a pass."""
-    marked = answers["answer"] + answers["passed"].map({True: " \N{CHECK MARK}"}).fillna("")
+    marked: Any = answers["answer"] + np.where(answers["passed"], " \N{CHECK MARK}", "")
     texts: Any = marked.groupby(answers["image"]).agg("\n".join)
     return texts.tolist()
 

@@ -14,7 +14,9 @@ from metalib.plots.generation import (
     null_and_metamers,
     pairs,
     share_passed,
+    times_fewer,
 )
+from metalib.plots.hours import machine_hours, seconds_by_operations, speeds
 from metalib.plots.models import accuracy_and_robustness
 from metalib.plots.pictures import metamers_below_references, montage
 from metalib.plots.representation import (
@@ -46,8 +48,8 @@ __all__ = [
     "accuracy_and_robustness", "against_distance", "against_natural", "answered", "by_depth",
     "by_stage", "cases", "clustered", "concentration", "cost_and_distinctness", "cost_by_stage",
     "displacements", "estimates", "fisher", "heat_maps", "kept_matrix", "kinds_matrix", "look",
-    "match_by_evaluations", "metamers_below_references", "montage", "null_and_metamers",
-    "observers_by_stages", "pairs", "people_and_networks", "power_curves", "rejection_rates",
-    "share_passed", "short", "shown", "side_by_side", "similarity_clouds", "styled",
-    "transfer_matrix", "use_style",
+    "machine_hours", "match_by_evaluations", "metamers_below_references", "montage",
+    "null_and_metamers", "observers_by_stages", "pairs", "people_and_networks", "power_curves",
+    "rejection_rates", "seconds_by_operations", "share_passed", "short", "shown", "side_by_side",
+    "similarity_clouds", "speeds", "styled", "times_fewer", "transfer_matrix", "use_style",
 ]

@@ -9,12 +9,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import colors as mcolors
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from metalib.plots.representation import fisher
-from metalib.plots.style import LINES, MARKERS, short, styled
+from metalib.plots.style import LINES, MARKERS, PALETTE, look, short, styled
 
+RULES = ("published", "gradient_descent", "sgd", "adam", "spectral_adam", "lbfgs", "spectral_lbfgs")
 LABELS: dict[str, str] = {
     "pearson": "Pearson correlation", "spearman": "Spearman correlation",
     "snr_db": "signal-to-noise ratio (dB)"}
@@ -115,7 +117,10 @@ def cost_by_stage(
 
 
 def _looks(names: Any) -> list[tuple[Any, Any, str, str]]:
-    """Each name with a colour, a dash and a marker."""
+    """Each name with a colour, a dash and a marker; update rules look the same in all figures."""
+    if set(names) <= set(RULES):
+        known = {name: look(RULES.index(name)) for name in names}
+        return [(name, of["color"], of["linestyle"], of["marker"]) for name, of in known.items()]
     return [(name, color, line, MARKERS[number % len(MARKERS)]) for number, (name, color, line)
             in enumerate(styled(names, LINES, both=True))]
 
@@ -134,18 +139,44 @@ def match_by_evaluations(
         by: the column that tells methods apart.
     """
     ax = ax or plt.gca()
-    for method, color, line in styled(match[by].unique(), LINES, both=True):
+    for method, color, line, _ in _looks(match[by].unique()):
         medians = match[match[by] == method].groupby("evaluations")["match_db"].median()
         ax.plot(medians.index, medians, line, color=color, label=method, linewidth=2)
     if published is not None:
         of_images: Any = published.groupby("evaluations")["match_db"].agg(["median", "min"])
-        ax.plot(of_images.index, of_images["median"], "o-", color="0.3", markersize=4, linewidth=1,
-                label="published")
-        ax.plot(of_images.index, of_images["min"], ":", color="0.3", linewidth=1,
+        ax.plot(of_images.index, of_images["median"], "o-", color=PALETTE[0], markersize=4,
+                linewidth=1, label="published")
+        ax.plot(of_images.index, of_images["min"], ":", color=PALETTE[0], linewidth=1,
                 label="published, worst image")
         ax.axhline(of_images["median"].iloc[-1], color="0.6", linewidth=0.8, zorder=0)
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(numticks=5))
+    ax.xaxis.set_major_formatter("{x:,g}")
     ax.set(xlabel="gradient evaluations", ylabel="match (dB)")
+    return ax
+
+
+def times_fewer(table: pd.DataFrame, *, least: float = 50, ax: Axes | None = None) -> Axes:
+    """How many times fewer evaluations than the published procedure, by stage and model (log axis).
+
+    Intervals reach to the bottom, "not reached", where they hold 0; so does a point at 0.
+
+    Args:
+        table: as `metalib.evaluation.costs.times_fewer` gives it, of one rule.
+        least: where a dotted line is drawn.
+    """
+    ax = ax or plt.gca()
+    stages, models, floor = list(table["stage"].unique()), list(table["model"].unique()), 10.0
+    for model, color, marker in styled(models, MARKERS, both=True):
+        rows = table[table["model"] == model].set_index("stage").reindex(stages)
+        x = np.arange(len(stages)) + (models.index(model) - (len(models) - 1) / 2) * 0.2
+        ax.vlines(x, rows["low"].clip(floor), rows["high"].clip(floor), color=color)
+        ax.plot(x, rows["times_fewer"].clip(floor), marker, color=color, label=short(model))
+    ax.axhline(least, color="0.6", linestyle=":", zorder=0)
+    ax.set(yscale="log", ylabel="times fewer evaluations", ylim=(0.85 * floor, None))
+    ax.set_yticks([floor, 50, 100, 1000], ["not\nreached", "50", "100", "1,000"])
+    ax.minorticks_off()
+    ax.set_xticks(range(len(stages)), stages)
     return ax
 
 
@@ -162,7 +193,7 @@ def cost_and_distinctness(
         by: the column that names the points.
     """
     ax = ax or plt.gca()
-    blue = sns.color_palette("colorblind", 1)[0]
+    blue = PALETTE[0]
     groups = table.groupby(by, sort=False)[["distance", "evaluations"]]
     (x, y), (left, low), (right, high) = (
         groups.quantile(q).to_numpy().T for q in (0.5, 0.25, 0.75))
