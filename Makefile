@@ -37,7 +37,7 @@ notebook-test: .venv/ready  ## replay the chapters and compare the outputs that 
 		--nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider -o addopts= notebooks book
 
 check-results: .venv/ready .cache/data  ## compute three random cells of every study again
-	$(DATA) $(ONE_THREAD) $(BIN)/python -m metalib.studies check $(STUDY)
+	$(DATA) $(ONE_THREAD) $(BIN)/python -m metalib.studies check --workers $(JOBS) $(STUDY)
 
 book-check: .venv/ready .venv/browser book/_static/explore/data.js  ## the strict build, from the committed outputs, opened in a browser
 	rm -rf .cache/pages

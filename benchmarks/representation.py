@@ -1,7 +1,6 @@
-"""Time and memory of the representation test, and its results with many natural images.
+"""Time and memory of the representation test.
 
     python benchmarks/representation.py      # speed on the bundled observers, and memory
-    python benchmarks/representation.py --parts record --images folder:PATH
 
 Parts:
 
@@ -9,9 +8,6 @@ Parts:
   `--observers`, some are used twice
 - memory: 10,000 images x one stage of 4,096 units, as recorded responses, in a process of its own;
   one permutation, since the time of each grows with the number of pairs
-- record: metamers of two generators at three stages, shown to all bundled networks whose seed is 0,
-  with nulls of a thousand natural images (the default run of the chapter has twenty); writes
-  book/full/representation.csv
 """
 
 import argparse
@@ -19,17 +15,11 @@ import itertools
 import multiprocessing
 import resource
 import time
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
-from metalib import Responses, generate, list_models, load_images, load_model, representation_test
-from metalib.data import stratified
-from metalib.evaluation.representation import NULLS, verdict
-
-GENERATORS, MATCHED = ["zoo/vgg-standard-0", "zoo/vgg-robust-0"], ["group1", "group3", "features"]
+from metalib import Responses, list_models, load_images, load_model, representation_test
 
 
 def speed(arguments):
@@ -68,43 +58,12 @@ def memory(_arguments):
     process.join()
 
 
-def record(arguments):
-    images = load_images(arguments.images, split="test", size=32)
-    chosen = stratified(images.labels, arguments.natural)
-    natural = images[chosen]
-    references = natural[stratified(natural.labels, arguments.references)]
-    observers, rows = [load_model(name) for name in list_models("zoo/*-0")], []
-    for generator, matched in itertools.product(GENERATORS, MATCHED):
-        began = time.perf_counter()
-        metamers = generate(load_model(generator), references, matched, steps=60)
-        table = representation_test(observers, references, metamers, natural=natural,
-                                    nulls=NULLS, cache=arguments.cache)
-        others, summary = table[table["observer"] != generator], table.summary()
-        summary = summary[summary["observer"] != generator]
-        by_stage = summary.groupby("stage").agg(
-            primary=("primary_p", lambda p: (p <= 0.05).sum()), top1=("top1", "mean"),
-            recognised=("recognised", "mean"))
-        rows.append(verdict(others).join(by_stage, on="stage").assign(
-            generator=generator, matched=matched))
-        print(f"record: {generator}, {matched}: {time.perf_counter() - began:.0f} s", flush=True)
-    table = pd.concat(rows)
-    table = table[["generator", "matched",
-                   *(name for name in table if name not in ("generator", "matched"))]]
-    table.round(4).to_csv(
-        Path(__file__).parents[1] / "book" / "full" / "representation.csv", index=False)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=["speed", "memory", "record"],
+    parser.add_argument("--parts", nargs="+", choices=["speed", "memory"],
                         default=["speed", "memory"])
     parser.add_argument("--observers", type=int, default=16)
-    parser.add_argument("--images", help="CIFAR-10, for the record: folder:PATH or cifar10",
-                        default="cifar10")
-    parser.add_argument("--references", type=int, default=40)
-    parser.add_argument("--natural", type=int, default=1000)
-    parser.add_argument("--cache", default=None)
     arguments = parser.parse_args()
     for part in arguments.parts:
-        {"speed": speed, "memory": memory, "record": record}[part](arguments)
+        {"speed": speed, "memory": memory}[part](arguments)

@@ -359,6 +359,8 @@ def test_a_look_judges_as_judge_does(samples):
         assert one[["passed", "class_match"]].equals(judged[["passed", "class_match"]])
         np.testing.assert_allclose(one["match"], judged["pearson"], atol=1e-5)
         np.testing.assert_allclose(one["distance"], judged["distance"], atol=1e-6)
+    told = joint.told([model], "group3", images.images, pictures)
+    assert told[2] == ["answer 1 of 1\npass 1 of 1"] * 4 and len(told) == 3
 
 
 def test_held_out_networks_are_shown_all_kinds_at_each_effort_and_members_their_own():
@@ -443,7 +445,11 @@ def test_a_planted_gain_is_found(gain):
     assert shares.loc["joint", "share"] - shares.loc["single", "share"] == pytest.approx(
         found["estimate"])
     assert joint.gains(table)["evaluations"].tolist() == [60]
-    with pytest.raises(ValueError, match="of 4 members"):
+    more = pd.concat([table, table.assign(effort=60, passed=table["passed"] + 0.3 * (
+        table["kind"] == "joint"))])
+    assert joint.gain_by_effort(more, members=2)["estimate"] == pytest.approx(0.3)
+    assert joint.gain(more, members=2, effort=-1)["estimate"] == found["estimate"]
+    with pytest.raises(ValueError, match="no joint or single images of so many members"):
         joint.gain(table, members=4)
 
 
@@ -464,6 +470,14 @@ def test_ratios_of_costs_are_those_planted():
     ratio = joint.combination(together)
     assert ratio["low"] < 2 < ratio["high"] and ratio["high"] < 2.3
     assert joint.prices(together, alone)["passed"].tolist() == [1.0]
+
+
+def test_pairs_are_told_apart_by_training():
+    rows = [("a-robust", "a-robust", 9), ("a-robust", "b-robust", 20), ("a-robust", "b", 40),
+            ("b-robust", "b", 60)]
+    pairs = pd.DataFrame(rows, columns=["network", "other", "evaluations"])
+    assert joint.by_training(pairs) == {"alike": "20", "mixed": "50"}
+    assert joint.by_training(pairs[:2])["mixed"] == "no pair"
 
 
 def test_a_partner_is_compared_for_the_same_network_observer_and_image():

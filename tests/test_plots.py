@@ -1,5 +1,6 @@
 """Figures hold for any number of groups: each is drawn, and no two of a figure look the same."""
 
+import io
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -9,9 +10,11 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
+from PIL import Image
 from scipy.cluster import hierarchy
 
 from metalib import plots
+from metalib.plots.style import PALETTE_PNG
 
 COUNTS = pytest.mark.parametrize("count", [1, 2, 5, 28])
 
@@ -182,6 +185,44 @@ def test_each_model_is_a_row_of_the_matrix(count, ax):
     assert len(ax.patches) == count
 
 
+@COUNTS
+def test_each_kind_of_network_is_a_row_of_the_matrix_and_trainings_are_named_once(count, ax):
+    kinds = pd.MultiIndex.from_product([["standard", "robust"], names(count)])
+    plots.kinds_matrix(pd.DataFrame(0.5, kinds, kinds), ax=ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == 2 * names(count)
+    assert [text.get_text() for text in ax.texts] == 2 * ["standard", "robust"]
+    plots.kinds_matrix(pd.DataFrame(0.5, kinds, kinds), rows=False, bar=False, ax=ax)
+    assert sum(text.get_text() != "" for text in ax.texts) == 6
+
+
+@COUNTS
+def test_each_set_of_metamers_is_a_row_and_a_missing_cell_is_empty(count, ax):
+    table = grid(generator_training=["robust"], matched=names(count), stage=["a", "b"])
+    table = table.assign(kept=table["mean"], beyond=1.0).iloc[:-1]
+    plots.kept_matrix(table, ax=ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        f"robust, {name}" for name in names(count)]
+    assert len(ax.texts) == 2 * count - 1
+    assert {text.get_fontweight() for text in ax.texts} == {"bold"}
+
+
+@COUNTS
+def test_each_picture_has_its_words(count, ax):
+    words = [[f"cat\n{k}" for k in range(count)], ["dog"] * count]
+    plots.answered([torch.zeros(count, 3, 8, 8)] * 2, words, ["reference", "metamer"], ax=ax)
+    assert [text.get_text() for text in ax.texts] == sum(words, [])
+    assert (np.asarray(ax.images[-1].get_array()) == 0).all(-1).sum() == 2 * count * 64
+
+
+@COUNTS
+def test_each_case_is_a_reference_above_its_metamer(count, ax):
+    rows = pd.DataFrame({"image": [0, *range(count)], "generator": "a", "observer": "zoo/b-c"})
+    black = torch.zeros(count, 3, 8, 8)
+    plots.cases(rows, black, {"a": black}, count=4, ax=ax)
+    assert (np.asarray(ax.images[-1].get_array()) == 0).all(-1).sum() == 2 * min(count, 4) * 64
+    assert len(ax.get_xticklabels()) == min(count, 4)
+
+
 @pytest.mark.parametrize("count", [2, 5, 30])
 def test_each_model_is_a_leaf(count, ax):
     linkage = hierarchy.linkage(np.arange(count)[:, None])
@@ -256,6 +297,18 @@ def test_each_metamer_is_below_its_reference(count):
     figure = plots.metamers_below_references(metamers, n=count, labels=names(count))
     labels = [label.get_text() for ax in figure.axes for label in ax.get_xticklabels()]
     assert labels == names(count)
+
+
+def test_figures_are_stored_with_a_palette_unless_they_have_photographs():
+    photograph = np.random.default_rng(0).random((200, 200, 3))
+    modes = []
+    for picture in (np.full((200, 200, 3), 0.5), photograph):
+        file, (figure, ax) = io.BytesIO(), plt.subplots()
+        ax.imshow(picture)
+        figure.savefig(file, format="png", pil_kwargs={"format": PALETTE_PNG})
+        plt.close(figure)
+        modes.append(Image.open(file).mode)
+    assert modes == ["P", "RGB"] and Image.open(file).format == "PNG"
 
 
 # --- Seconds and hours --------------------------------------------------------------------------

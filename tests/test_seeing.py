@@ -230,6 +230,7 @@ def test_areas_are_those_of_scikit_learn_and_their_intervals_hold_what_was_plant
     assert gap["low"] > 0 and gap["estimate"] == pytest.approx(
         others["estimate"] - own["estimate"], abs=1e-6)
     assert set(seen.areas(sure, natural)["kind"]) == {seen.OWN, seen.OTHERS}
+    assert seen.doubts(sure, natural)["estimate"].tolist() == [gap["estimate"]]
     told = seen.right_from_wrong(sure, natural).set_index("stage")
     assert told.loc["photographs", "low"] > 0.8 and told["networks"].eq(4).all()
     with pytest.raises(ValueError, match="no own metamers of early"):

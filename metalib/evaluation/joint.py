@@ -9,7 +9,7 @@ Estimates come with intervals (95 %) that hold for other members, observers and 
 are random (see `metalib.crossed` and `metalib.evaluation.intervals`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from metalib.evaluation.transfer import RELATIONS, relation
 from metalib.metrics import rms_distance
 from metalib.models import Model
 
+KINDS = ("joint", "single", "average", "noise", "joint, at one distance",
+         "single, at one distance")
 PARTNERS = {  # a name for what is compared: the first less the second kind of partner
     **{f"{kind} − none": (kind, "itself") for kind in RELATIONS[1:]},
     **{f"{kind} − other seed": (kind, "other seed") for kind in RELATIONS[2:]}}
@@ -70,7 +72,7 @@ def look(
 
 
 def told(
-    networks: Sequence[Model], stage: str, references: Tensor, pictures: Sequence[Tensor],
+    networks: Sequence[Model], stage: str, references: Tensor, pictures: Iterable[Tensor],
 ) -> list[list[str]]:
     """How many networks give a picture the answer of its reference, and for how many it passes.
 
@@ -87,7 +89,7 @@ def told(
     seen = pd.concat([look(network, stage, load_null(network, stage), references, shown)
                       for network in networks])
     sums: Any = seen.groupby(["picture", "image"])[["class_match", "passed"]].sum()
-    return [[f"answer: {row['class_match']} of {count}\npass: {row['passed']} of {count}"
+    return [[f"answer {row['class_match']} of {count}\npass {row['passed']} of {count}"
              for _, row in rows.iterrows()] for _, rows in sums.groupby("picture")]
 
 
@@ -145,7 +147,8 @@ def shares(
         found.append({"members": members, "effort": effort, "evaluations": members * effort,
                       "kind": kind, "share": mean["estimate"], "low": max(mean["low"], 0),
                       "high": min(mean["high"], 1), "distance": group["distance"].median()})
-    return pd.DataFrame(found).sort_values(["members", "effort"], kind="stable", ignore_index=True)
+    found.sort(key=lambda row: (row["members"], row["effort"], KINDS.index(row["kind"])))
+    return pd.DataFrame(found)
 
 
 def gain(
@@ -174,18 +177,47 @@ def gain(
     Raises:
         ValueError: there are no such rows.
     """
-    rows = held_out(table, strangers=strangers)
+    rows, effort = _at(held_out(table, strangers=strangers), members, effort)
+    one, other = _both(rows, value, against)
+    return {**_crossed((one - other).dropna()), "joint": float(one.mean()),
+            "other": float(other.mean()), "members": members, "effort": effort,
+            "evaluations": members * effort}
+
+
+def gain_by_effort(
+    table: pd.DataFrame, *, members: int, value: str = "passed", against: str = "single",
+    strangers: bool = False,
+) -> dict[str, Any]:
+    """How much larger `gain` is with the largest number of evaluations than with the smallest.
+
+    For the same members, observer and image; arguments are those of `gain`.
+
+    Returns:
+        `estimate`, `low`, `high`; `least` and `most`, the evaluations of all members together; and
+        the numbers of `draws`, `observers` and `images`.
+    """
+    both = [_at(held_out(table, strangers=strangers), members, effort) for effort in (0, -1)]
+    most, least = (np.subtract(*_both(rows, value, against)) for rows, _ in both)
+    return {**_crossed((most - least).dropna()), "members": members,
+            "most": members * both[0][1], "least": members * both[1][1]}
+
+
+def _at(rows: Any, members: int, effort: int) -> tuple[Any, int]:
+    """The rows of a number of members and an effort (0: the largest, -1: the smallest)."""
     rows = rows[rows["members"] == members]
     if effort < 1 and len(rows):
-        effort = rows["effort"].min() if effort else rows["effort"].max()
-    rows = rows[rows["effort"] == effort]
+        effort = int(rows["effort"].min() if effort else rows["effort"].max())
+    return rows[rows["effort"] == effort], effort
+
+
+def _both(rows: Any, value: str, against: str) -> list[Any]:
+    """A column of joint metamers and of what they are compared with, see `gain`."""
     first = "joint, at one distance" if against == "single, at one distance" else "joint"
-    one, other = (_by_image(rows[rows["kind"] == kind], value) for kind in (first, against))
-    if one.empty or other.empty:
-        raise ValueError(f"the table has no {first} or {against} images of {members} members")
-    return {**_crossed((one - other).dropna()), "joint": float(one.mean()),
-            "other": float(other.mean()), "members": members, "effort": int(effort),
-            "evaluations": int(members * effort)}
+    found = [_by_image(rows[rows["kind"] == kind], value) for kind in (first, against)]
+    if any(values.empty for values in found):
+        raise ValueError(f"there are no {first} or {against} images of so many members and "
+                         "evaluations")
+    return found
 
 
 def gains(
@@ -337,6 +369,35 @@ def combination(
     return {**_geometric(ratio.to_numpy(), ratio.reset_index()),
             "members": int(ratio.index.get_level_values("members").max()),
             "passed": float(one["passed"].mean())}
+
+
+def in_order(
+    values: Mapping[tuple[str, str], float], *, key: Callable[[str], Any],
+) -> dict[tuple[str, str], float]:
+    """Values of unordered pairs of names, with the names in the order of `key`.
+
+    >>> in_order({("b", "a"): 1.0, ("b", "b"): 2.0, ("a", "a"): 3.0}, key=str)
+    {('a', 'a'): 3.0, ('a', 'b'): 1.0, ('b', 'b'): 2.0}
+    """
+    found = {tuple(sorted(pair, key=key)): value for pair, value in values.items()}
+    return {(one, other): found[one, other]
+            for one, other in sorted(found, key=lambda pair: (key(pair[0]), key(pair[1])))}
+
+
+def by_training(pairs: pd.DataFrame) -> dict[str, str]:
+    """Median evaluations of pairs of different networks: of one training ("alike"), and "mixed".
+
+    Args:
+        pairs: of the study `pairs`, whose names tell the training ("robust" or another).
+
+    Returns:
+        Two texts, whole numbers or "no pair".
+    """
+    rows: Any = pairs[pairs["network"] != pairs["other"]]
+    same = rows["network"].str.contains("robust") == rows["other"].str.contains("robust")
+    found = {"alike": rows.loc[same, "evaluations"], "mixed": rows.loc[~same, "evaluations"]}
+    return {name: f"{values.median():.0f}" if len(values) else "no pair"
+            for name, values in found.items()}
 
 
 def _geometric(logs: Any, rows: Any) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def of_images(
     for name, value in (("generator_training", training), ("matched", matched), ("stage", stage),
                         ("null", null)):
         rows = rows[rows[name] == value] if value else rows
+    rows.attrs = {}  # which each step would copy
     if rows.empty:
         raise ValueError(f"no row has {training or 'any'} generators, metamers of "
                          f"{matched or 'any stage'}, the stage {stage or 'any'} of another network "
@@ -55,6 +56,7 @@ def primary(table: pd.DataFrame) -> pd.DataFrame:
         metamers, and `beyond`, whether it is at most 5 %.
     """
     rows: Any = table[(table["part"] == "stage") & (table["observer"] != table["generator"])]
+    rows.attrs = {}
     sets = rows.groupby(["generator", "matched"], sort=False)["same-class_p"]
     rows = rows.assign(primary_p=sets.transform(lambda p: corrected(p, "holm")))
     return rows.assign(beyond=rows["primary_p"] <= ALPHA)
@@ -80,6 +82,23 @@ def by_kind(table: pd.DataFrame) -> pd.DataFrame:
     return primary(table).groupby(by, sort=False).agg(
         kept=("same-class_kept", "mean"), beyond=("beyond", "mean"), cells=("beyond", "size"),
     ).reset_index()
+
+
+def by_observer(table: pd.DataFrame, *, matched: str) -> pd.DataFrame:
+    """What metamers of one stage keep beyond the class, by training of generators and observer.
+
+    Returns:
+        A row for each `generator_training`, `observer` and `stage`: `kept` and `beyond` as in
+        `by_kind`; and `nearest`, the share of references that are the nearest of all to their
+        metamer, mean over the stages of the observer.
+    """
+    cells: Any = primary(table)
+    cells = cells[cells["matched"] == matched].sort_values("observer", kind="stable")
+    by = ["generator_training", "observer", "stage"]
+    found: Any = cells.groupby(by, sort=False).agg(
+        kept=("same-class_kept", "mean"), beyond=("beyond", "mean"), nearest=("top1", "mean"))
+    found["nearest"] = found.groupby(by[:2])["nearest"].transform("mean")
+    return found.reset_index()
 
 
 def auc(

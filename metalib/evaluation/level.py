@@ -21,6 +21,9 @@ from metalib.evaluation.simulated import simulated_responses
 
 LEVEL = 0.05  # of the tests
 NAIVE = "naive RSA"  # entries of dissimilarity matrices taken for independent
+SHOWN = [  # seven tests that a figure can hold
+    "random_p", "same-class_p", "identification_p", "one image, same-class",
+    "correlation_pearson_p_within", "euclidean_pearson_p_within", "cka_p_within"]
 UNCORRECTED, DEBIASED = "CKA, uncorrected", "CKA, debiased"
 
 

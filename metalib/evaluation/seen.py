@@ -19,6 +19,7 @@ from metalib.evaluation import crossed
 from metalib.evaluation.intervals import mean_interval
 
 OWN, OTHERS, NOISE = "own metamers", "metamers of others", "noise of the same size"
+BOUNDS = {"ssim": (-1.0, 1.0), "layout": (-1.0, 1.0), "own": (0.0, 1.0), "others": (0.0, 1.0)}
 PRIOR, NO_PRIOR = "pink noise, prior", "pink noise, no prior"
 
 
@@ -89,14 +90,24 @@ def doubt(
     return _over((cells[kind] - cells[OWN]).unstack().dropna())
 
 
+def doubts(
+    sure: pd.DataFrame, photographs: pd.DataFrame, *, score: str = "msp",
+) -> pd.DataFrame:
+    """`doubt` of all kinds but own metamers, and all stages, one row each."""
+    keys = dict.fromkeys(zip(sure["kind"], sure["stage"]))
+    return pd.DataFrame([{"kind": kind, "stage": stage,
+                          **doubt(sure, photographs, stage=stage, kind=kind, score=score)}
+                         for kind, stage in keys if kind != OWN])
+
+
 def areas(
     sure: pd.DataFrame, photographs: pd.DataFrame, *, score: str = "msp",
 ) -> pd.DataFrame:
     """`auroc` of all kinds and stages, one row each, with `kind` and `stage`."""
-    keys: Any = sure[["kind", "stage"]].drop_duplicates()
+    keys = dict.fromkeys(zip(sure["kind"], sure["stage"]))
     return pd.DataFrame([{"kind": kind, "stage": stage,
                           **auroc(sure, photographs, stage=stage, kind=kind, score=score)}
-                         for kind, stage in keys.itertuples(index=False)])
+                         for kind, stage in keys])
 
 
 def right_from_wrong(
@@ -147,7 +158,17 @@ def inversion(
         `estimate`, `low`, `high`, `least` and `most` (the means of the networks that have the
         smallest and the largest), and the numbers of `networks` and `images`.
     """
-    return _over(_inverted(table, stage, value, kind, training))
+    found = _over(_inverted(table, stage, value, kind, training))
+    low, high = BOUNDS.get(value, (-np.inf, np.inf))
+    return {**found, "low": max(found["low"], low), "high": min(found["high"], high)}
+
+
+def inversions(table: pd.DataFrame, *, value: str = "ssim", kind: str = PRIOR) -> pd.DataFrame:
+    """`inversion` for all stages and trainings, one row each, with `stage` and `training`."""
+    keys = dict.fromkeys(zip(table["stage"], table["training"]))
+    return pd.DataFrame([{"stage": stage, "training": training, **inversion(
+        table, stage=stage, training=training, value=value, kind=kind)}
+        for stage, training in sorted(keys, key=lambda pair: pair[1] != "standard")])
 
 
 def training_gap(

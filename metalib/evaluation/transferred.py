@@ -46,6 +46,7 @@ def counted(table: pd.DataFrame, *, stage: str = "") -> pd.DataFrame:
     passed = table["generator_passed"].astype(bool)
     rows: Any = table[passed & (table["generator"] != table["observer"])]
     rows = rows[rows["stage"] == stage] if stage else rows
+    rows.attrs = {}  # which each step would copy
     if rows.empty:
         raise ValueError(f"no metamer of {stage or 'any stage'} passes at its own generator and is "
                          "shown to another network")

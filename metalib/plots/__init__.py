@@ -22,6 +22,7 @@ from metalib.plots.pictures import metamers_below_references, montage
 from metalib.plots.representation import (
     KINDS,
     by_stage,
+    cases,
     fisher,
     kept_matrix,
     observers_by_stages,
@@ -43,12 +44,12 @@ from metalib.plots.transfer import (
 )
 
 __all__ = [
-    "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "Shown", "accuracy_and_robustness",
-    "against_distance", "against_natural", "answered", "by_depth", "by_stage", "clustered",
-    "concentration", "cost_and_distinctness", "cost_by_stage", "displacements", "estimates",
-    "fisher", "heat_maps", "kept_matrix", "kinds_matrix", "look", "machine_hours",
-    "match_by_evaluations", "metamers_below_references", "montage", "null_and_metamers",
-    "observers_by_stages", "pairs", "people_and_networks", "power_curves", "rejection_rates",
-    "seconds_by_operations", "share_passed", "short", "shown", "side_by_side", "similarity_clouds",
-    "speeds", "styled", "times_fewer", "transfer_matrix", "use_style",
+    "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "Shown",
+    "accuracy_and_robustness", "against_distance", "against_natural", "answered", "by_depth",
+    "by_stage", "cases", "clustered", "concentration", "cost_and_distinctness", "cost_by_stage",
+    "displacements", "estimates", "fisher", "heat_maps", "kept_matrix", "kinds_matrix", "look",
+    "machine_hours", "match_by_evaluations", "metamers_below_references", "montage",
+    "null_and_metamers", "observers_by_stages", "pairs", "people_and_networks", "power_curves",
+    "rejection_rates", "seconds_by_operations", "share_passed", "short", "shown", "side_by_side",
+    "similarity_clouds", "speeds", "styled", "times_fewer", "transfer_matrix", "use_style",
 ]

@@ -1,5 +1,6 @@
 """Figures of the representation test."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binom
 
 from metalib.plots.common import side_by_side
+from metalib.plots.pictures import montage
 from metalib.plots.style import LINES, MARKERS, short, styled
 
 KINDS: dict[str, str] = {
@@ -69,7 +71,9 @@ def kept_matrix(
     for row, one in enumerate(sets):
         for column, stage in enumerate(stages):
             bold, value = grid["beyond"].get((*one, stage), 0) == 1, values[row, column]
-            ax.text(column, row, f"{100 * value:.0f}" if bold else f"({100 * value:.0f})",
+            if np.isnan(value):
+                continue
+            ax.text(column, row, f"{100 * value:z.0f}" if bold else f"({100 * value:z.0f})",
                     ha="center", va="center", fontsize=10, fontweight="bold" if bold else "normal",
                     color="black" if value > middle else "white")
     ax.set_yticks(range(len(sets)), [", ".join(one) for one in sets])
@@ -109,7 +113,7 @@ def observers_by_stages(
     for (observer, stage), number, bold in grid[[value, "marked"]].itertuples():
         light = number > sum(limits) / 2 + 0.1 * (limits[1] - limits[0])
         ax.text(list(stages).index(stage), list(observers).index(observer),
-                f"{100 * number:.0f}" if bold else f"({100 * number:.0f})", fontsize=8,
+                f"{100 * number:z.0f}" if bold else f"({100 * number:z.0f})", fontsize=8,
                 ha="center", va="center", color="black" if light else "white",
                 fontweight="bold" if bold else "normal")
     for row, observer in enumerate(observers):
@@ -123,6 +127,27 @@ def observers_by_stages(
     for spine in ax.spines.values():
         spine.set_visible(False)
     return ax
+
+
+def cases(
+    rows: pd.DataFrame, references: Any, made: Mapping[str, Any], *, count: int = 7,
+    ax: Axes | None = None,
+) -> Axes:
+    """References above their metamers, with the observer that is concerned above them.
+
+    Args:
+        rows: with the columns `image`, `generator` and `observer`; the first row of each image is
+            shown, and the place is left empty where there are fewer than `count`.
+        references: (n, 3, H, W) in [0, 1].
+        made: the metamers of each generator, of the same shape.
+        count: the number of columns.
+    """
+    some = rows.drop_duplicates("image").head(count)
+    pictures = np.ones((2, count, *references.shape[1:]))
+    for column, (image, generator) in enumerate(zip(some["image"], some["generator"])):
+        pictures[:, column] = references[image], made[generator][image]
+    names = [short(name).replace("-", "\n", 1) for name in some["observer"]]
+    return montage(pictures, ["reference", "metamer"], names, ax=ax)
 
 
 def by_stage(

@@ -26,15 +26,18 @@ wants is stale, which is an error. Other code is not: it is reported, and spot-c
 """
 
 import argparse
+import concurrent.futures
 import datetime
+import functools
 import logging
+import multiprocessing
 import random
 import signal
 import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -329,13 +332,25 @@ def _compute_all(names: Sequence[str], options: argparse.Namespace) -> bool:
     return True
 
 
+def _each(
+    function: Callable[[str], pd.DataFrame], names: Sequence[str], workers: int,
+) -> Iterator[pd.DataFrame]:
+    """What a function gives for each name, in so many processes."""
+    if workers == 1:
+        yield from map(function, names)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would share the threads of torch
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        yield from pool.map(function, names)
+
+
 def _check_all(names: Sequence[str], options: argparse.Namespace) -> bool:
     seed = random.randrange(2**32) if options.seed is None else options.seed
     print(f"{options.cells} random cells of each study, --seed {seed}, "
           f"{datetime.date.today().isoformat()}", flush=True)
     passed = failed = skipped = 0
-    for name in names:
-        rows = check(name, cells=options.cells, seed=seed)
+    one = functools.partial(check, cells=options.cells, seed=seed)
+    for rows in _each(one, names, options.workers or 1):
         skipped += rows.empty
         wrong = [row for row in rows.to_dict(orient="records") if not row["holds"]]
         passed, failed = passed + len(rows) - len(wrong), failed + len(wrong)
