@@ -143,7 +143,7 @@ def test_addresses_change_with_all_that_matters_and_with_nothing_else(tmp_path, 
     (("sweep_task:cel", {"number": [1]}), "there is no task"),
     ((CELL, {"number": [object()]}), "plain values"),
     ((ROOT / "notebooks/04_transfer_study.ipynb", {"n_image": [1]}),
-     "no parameter n_image; its parameters are models, stages")])
+     "no parameter n_image; its parameters are source, generators")])
 def test_a_wrong_study_is_explained_before_anything_runs(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         sweep(*arguments, directory=tmp_path)
