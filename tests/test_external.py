@@ -9,16 +9,14 @@ import functools
 import os
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 import torchvision
-import yaml
 
 from metalib import check_model, generate, labels, list_models, load_images, load_model
-from metalib.evaluation.transfer import RELATIONS, relation, transfer_study
+from metalib.evaluation.transfer import transfer_study
 from metalib.models import public
 
 pytest.importorskip("timm")
@@ -270,13 +268,3 @@ def test_public_models_are_generators_and_observers(name, caches, tmp_path):
     by_itself = table[table["generator"] == table["observer"]]
     assert ((by_itself["stage"] == by_itself["observer_stage"]).all()
             and (by_itself["depth"].between(0.3, 0.95)).all())
-
-
-def test_the_public_profile_names_models_that_there_are():
-    path = Path(__file__).parents[1] / "notebooks" / "profiles" / "public" / "04_transfer_study.yml"
-    profile = yaml.safe_load(path.read_text())
-    known = {*list_models("torchvision/*"), *list_models("robustbench/imagenet/*")}
-    assert set(profile["models"]) == set(profile["cards"]) <= known
-    relations = {relation(a, b) for a in profile["cards"].values()
-                 for b in profile["cards"].values()}
-    assert relations == set(RELATIONS)
