@@ -9,7 +9,10 @@ import torch
 from torch import nn
 
 from metalib import load_images, load_model, wrap_model
+from metalib.runs.recipe import run
 
+RECIPE = {"models": ["zoo/vgg-robust-0", "zoo/resnet-robust-0"], "stages": ["group1", "group2"],
+          "images": {"source": "cifar10-samples", "n": 2}, "steps": 100}
 CIFAR_ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.zip"
 
 
@@ -64,3 +67,10 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def one_process(tmp_path_factory):
+    """The metamers of `RECIPE` as one process makes them with one thread, undisturbed."""
+    with one_thread():
+        return run(RECIPE, tmp_path_factory.mktemp("one"))

@@ -345,11 +345,11 @@ def test_the_table_of_any_grid_is_kept(tmp_path_factory, grid, name):
     folder = tmp_path_factory.mktemp("grid")
     cells = [{"rows": rows, "name": other} for rows in grid for other in (name, "text")]
     (folder / "failed").mkdir()
-    for file, values in sweeps._cells(echoed, cells, folder, {}):
+    for file, values in sweeps.cells_of(echoed, cells, directory=folder):
         assert sweeps.compute(echoed, values, file) is None
     table = collect(echoed, cells, directory=folder)
     assert equal(store.load_table(folder / "table.parquet"), table)
-    rows = [row for _, values in sweeps._cells(echoed, cells, folder, {})
+    rows = [row for _, values in sweeps.cells_of(echoed, cells, directory=folder)
             for row in values["rows"]]
     assert len(table) == len(rows)
     for key in {key for row in rows for key in row}:
@@ -400,7 +400,8 @@ def test_cells_are_counted_and_each_error_is_listed_once(tmp_path):
     text = study(open_task, {"number": ["a", "b", 3], "any": list(range(20))}, None,
                  "40 of 60 cells", tmp_path)
     assert text.count("number must") == 2 and "(20, the first: {'number': 'a', 'any': 0})" in text
-    cells = sweeps._cells(open_task, {"number": [np.int64(1), 2.0], "any": range(2)}, tmp_path, {})
+    grid = {"number": [np.int64(1), 2.0], "any": range(2)}
+    cells = sweeps.cells_of(open_task, grid, directory=tmp_path)
     assert [repr(values["number"]) for _, values in cells] == ["1", "1", "2", "2"]
 
 

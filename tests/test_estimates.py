@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from metalib import generate, load_model, transfer
 from metalib.evaluation import kept, level, transferred
@@ -148,14 +147,6 @@ def simulated_tests(images=8):
 @pytest.fixture(scope="module")
 def representation():
     return simulated_tests()
-
-
-def test_holms_correction_is_that_of_statsmodels():
-    p_values = pd.Series([0.01, np.nan, 0.04, 0.03, 0.01, 1.0])
-    found = kept._holm(p_values)
-    known = p_values.notna()
-    assert found[known].tolist() == pytest.approx(multipletests(p_values[known], method="holm")[1])
-    assert np.isnan(found[1])
 
 
 def test_the_primary_test_is_that_of_other_networks(representation):

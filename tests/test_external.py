@@ -5,19 +5,18 @@ Only the connection is replaced: it fails as an unplugged one does.
 """
 
 import argparse
+import functools
 import os
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 import torchvision
-import yaml
 
 from metalib import check_model, generate, labels, list_models, load_images, load_model
-from metalib.evaluation.transfer import RELATIONS, relation, transfer_study
+from metalib.evaluation.transfer import transfer_study
 from metalib.models import public
 
 pytest.importorskip("timm")
@@ -61,9 +60,13 @@ def settled(network, side):
     return network.eval()
 
 
+@functools.cache
+def torchvision_weights():
+    return settled(torchvision.models.resnet18(), 64).state_dict()
+
+
 def torchvision_checkpoint():
-    network = settled(torchvision.models.resnet18(), 64)
-    save(public.SOURCES["torchvision"].files("resnet18")[0], network.state_dict())
+    save(public.SOURCES["torchvision"].files("resnet18")[0], torchvision_weights())
 
 
 def timm_checkpoint(root):
@@ -78,11 +81,16 @@ def timm_checkpoint(root):
                                 folder / "snapshots" / ("0" * 40) / "model.safetensors")
 
 
-def robustbench_checkpoint(folder, **more):
+@functools.cache
+def robustbench_weights():
     entry = public._robustbench_entries()[ROBUSTBENCH.removeprefix("robustbench/")]
     network = settled(entry["model"](), 32)
-    weights = {f"module.{key}": value for key, value in network.state_dict().items()
-               if key not in ("mu", "sigma")}
+    return {f"module.{key}": value for key, value in network.state_dict().items()
+            if key not in ("mu", "sigma")}
+
+
+def robustbench_checkpoint(folder, **more):
+    weights = robustbench_weights()
     save(folder / f"{ROBUSTBENCH.removeprefix('robustbench/')}.pt", {"state_dict": weights, **more})
 
 
@@ -124,7 +132,7 @@ def test_a_model_is_that_of_its_library(name, caches):
     assert check_model(model) is model
     assert len(model.class_names) == model.shapes[model.stages[-1]][0] and len(model.stages) >= 5
     for stage in (model.stages[0], model.stages[-2]):
-        metamers = generate(model, images, stage, steps=12)
+        metamers = generate(model, images[:1], stage, steps=12)
         assert (metamers.loss[-1] < 0.8 * metamers.loss[0]).all(), stage
     chosen = load_model(name, stages=model.stages[1:3])
     assert chosen.stages == model.stages[1:3]
@@ -260,13 +268,3 @@ def test_public_models_are_generators_and_observers(name, caches, tmp_path):
     by_itself = table[table["generator"] == table["observer"]]
     assert ((by_itself["stage"] == by_itself["observer_stage"]).all()
             and (by_itself["depth"].between(0.3, 0.95)).all())
-
-
-def test_the_public_profile_names_models_that_there_are():
-    path = Path(__file__).parents[1] / "notebooks" / "profiles" / "public" / "04_transfer_study.yml"
-    profile = yaml.safe_load(path.read_text())
-    known = {*list_models("torchvision/*"), *list_models("robustbench/imagenet/*")}
-    assert set(profile["models"]) == set(profile["cards"]) <= known
-    relations = {relation(a, b) for a in profile["cards"].values()
-                 for b in profile["cards"].values()}
-    assert relations == set(RELATIONS)

@@ -13,8 +13,18 @@ import pytest
 import torch
 from conftest import small_network
 from scipy import optimize
+from tqdm.auto import tqdm
 
-from metalib import Compute, generate, judge, null_distribution, optimizers, starts, wrap_model
+from metalib import (
+    Compute,
+    generate,
+    judge,
+    null_distribution,
+    optimizers,
+    progress,
+    starts,
+    wrap_model,
+)
 from metalib.generation.compute import keep_freed_memory
 from metalib.generation.optimizers import OPTIMIZERS
 
@@ -132,9 +142,9 @@ def test_lion_without_averages_is_descent_by_the_sign():
 class TestEveryOptimizer:
     @pytest.mark.parametrize("stage", ["stem", "group3", "logits"])
     def test_trajectory_is_independent_of_batch(self, rule, stage, samples, robust):
-        together = generate(robust, samples[:10], stage, optimizer=rule, steps=20)
-        for chosen in (slice(7, 8), slice(2, 5)):
-            apart = generate(robust, samples[chosen], stage, optimizer=rule, steps=20)
+        together = generate(robust, samples[:6], stage, optimizer=rule, steps=12)
+        for chosen in (slice(5, 6), slice(1, 4)):
+            apart = generate(robust, samples[chosen], stage, optimizer=rule, steps=12)
             torch.testing.assert_close(apart.loss, together.loss[:, chosen], atol=1e-5, rtol=0)
             torch.testing.assert_close(apart.images, together.images[chosen], atol=1e-5, rtol=0)
 
@@ -316,6 +326,7 @@ def test_interrupt_returns_what_is_done(samples, small, monkeypatch, batch_size)
 
 def test_images_that_pass_leave_the_batch_unchanged_for_the_others(samples, robust):
     null = null_distribution(robust, "group3", samples)
+    samples = samples[:10]
     stopped = generate(robust, samples, "group3", steps=60, stop=null)
     table = judge(robust, "group3", stopped, null)
     assert (table["passed"].to_numpy() == [status == "passed" for status in stopped.status]).all()
@@ -438,11 +449,11 @@ def test_the_callback_sees_each_check(samples, small):
     seen = []
     run = generate(small, samples[:5], "2", steps=7, check_every=3, callback=seen.append,
                    compute=Compute(batch_size=3), store_every=1)
-    assert [(progress.step, progress.rows.tolist()) for progress in seen] == [
+    assert [(each.step, each.rows.tolist()) for each in seen] == [
         (step, rows) for rows in ([0, 1, 2], [3, 4]) for step in (3, 6, 7)]
-    for progress in seen:
-        assert torch.equal(progress.loss, run.loss[progress.step - 1, progress.rows])
-        assert torch.equal(progress.images, run.history[progress.step - 1, progress.rows])
+    for each in seen:
+        assert torch.equal(each.loss, run.loss[each.step - 1, each.rows])
+        assert torch.equal(each.images, run.history[each.step - 1, each.rows])
 
 
 @pytest.mark.parametrize("end", [
@@ -547,10 +558,13 @@ def test_counts_below_one_and_things_that_are_no_functions_are_refused(samples, 
             generate(small, samples[:2], "2", **change)
 
 
-def test_the_bar_shows_the_loss_and_how_many_have_passed(samples, small, capsys):
+def test_the_bar_shows_the_loss_and_how_many_have_passed(samples, small, capsys, monkeypatch):
+    # drawn at each step; else now and then, as time passes
+    monkeypatch.setattr(progress, "tqdm", functools.partial(tqdm, mininterval=0, miniters=1))
     run = generate(small, samples, "2", steps=10, progress=True,
                    stop=null_distribution(small, "2", samples))
     shown = capsys.readouterr().err
     assert "10/10" in shown or "passed" in run.status and shown
-    losses = re.findall(r"median loss (\S+), \d+ of 20 passed", shown)  # it is drawn now and then
-    assert losses and set(losses) <= {f"{run.loss[step].nanmedian():.3g}" for step in (4, 9)}
+    losses = re.findall(r"median loss (\S+), \d+ of 20 passed", shown)
+    checked = [step for step in (4, 9) if run.loss[step].isfinite().any()]
+    assert set(losses) == {f"{run.loss[step].nanmedian():.3g}" for step in checked}

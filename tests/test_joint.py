@@ -2,6 +2,7 @@
 a kill, and the studies of joint metamers.
 """
 
+import datetime
 import importlib
 import json
 import os
@@ -15,11 +16,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import one_thread, small_network
+from conftest import RECIPE, one_thread, small_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import distributed, nn
 
 from metalib import (
     Compute,
@@ -236,8 +237,6 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, small, samples, monkey
 
 # --- Spread over processes ----------------------------------------------------------------------
 
-RECIPE = {"models": ["zoo/vgg-robust-0", "zoo/resnet-robust-0"], "stages": ["group1", "group2"],
-          "images": {"source": "cifar10-samples", "n": 2}, "steps": 100}
 
 
 def started(folder, recipe, ranks, *arguments):
@@ -254,11 +253,15 @@ def started(folder, recipe, ranks, *arguments):
         env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, start_new_session=True)
 
 
-@pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
-    """The metamers that one process makes with one thread, as each of the processes below has."""
-    with one_thread():
-        return run(RECIPE, tmp_path_factory.mktemp("one"))
+OTHER_RANK = """
+import datetime, sys, yaml
+from torch import distributed
+from metalib.runs.recipe import run
+distributed.init_process_group("gloo", init_method=sys.argv[1], rank=1, world_size=2,
+                               timeout=datetime.timedelta(seconds=120))
+run(yaml.safe_load(open(sys.argv[2])), sys.argv[3], checkpoint_every=8)
+distributed.destroy_process_group()
+"""
 
 
 def test_two_ranks_make_the_images_of_one(tmp_path, one_process):
@@ -271,15 +274,32 @@ def test_two_ranks_make_the_images_of_one(tmp_path, one_process):
     torch.testing.assert_close(two.member_loss, one_process.member_loss, atol=1e-5, rtol=0)
 
 
-def test_images_of_one_model_are_split_over_ranks(tmp_path):
+def test_images_of_one_model_are_split_over_ranks(tmp_path, monkeypatch):
+    """This process is the first of two ranks, and starts the other."""
     recipe = {**RECIPE, "models": RECIPE["models"][:1], "stages": ["group1"],
               "images": {"source": "cifar10-samples", "n": 5}, "steps": 20, "stop": "criterion"}
-    process = started(tmp_path, recipe, 2, "--checkpoint-every", "8")
+    alone = run(recipe, tmp_path / "alone")
+    place, path = f"file://{tmp_path}/store", tmp_path / "recipe.yml"
+    path.write_text(yaml.safe_dump(recipe))
+    process = subprocess.Popen(
+        [sys.executable, "-c", OTHER_RANK, place, str(path), str(tmp_path / "run")],
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    distributed.init_process_group("gloo", init_method=place, rank=0, world_size=2,
+                                   timeout=datetime.timedelta(seconds=120))
+    made, loop = [], sys.modules["metalib.generation.generate"]
+    optimise = loop.optimise
+    monkeypatch.setattr(loop, "optimise", lambda record, *args, **more: made.append(
+        len(record.images)) or optimise(record, *args, **more))
+    try:
+        split = run(recipe, tmp_path / "run", checkpoint_every=8)
+    finally:
+        distributed.destroy_process_group()
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
-    alone = run(recipe, tmp_path / "alone")
-    split = load(tmp_path / "run")
+    assert set(made) == {3}  # of 5 images, and the other rank made the rest
     assert torch.equal(split.images, alone.images) and split.status == alone.status
+    stored = load(tmp_path / "run")
+    assert torch.equal(stored.images, alone.images) and stored.recipe["ranks"] == 2
 
 
 def test_a_recipe_holds_options_with_what_they_belong_to(tmp_path):
@@ -299,9 +319,9 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, one_process):
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     assert load(tmp_path / "run").interrupted
-    output, _ = started(tmp_path, RECIPE, 1).communicate(timeout=200)
-    resumed = load(tmp_path / "run")
-    assert not resumed.interrupted and torch.equal(resumed.images, one_process.images), output
+    with one_thread():
+        resumed = run(RECIPE, tmp_path / "run")
+    assert not resumed.interrupted and torch.equal(resumed.images, one_process.images)
     assert torch.equal(resumed.loss, one_process.loss)
 
 

@@ -1,5 +1,6 @@
 """Figures hold for any number of groups: each is drawn, and no two of a figure look the same."""
 
+import io
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -9,9 +10,11 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
+from PIL import Image
 from scipy.cluster import hierarchy
 
 from metalib import plots
+from metalib.plots.style import PALETTE_PNG
 
 COUNTS = pytest.mark.parametrize("count", [1, 2, 5, 28])
 
@@ -199,7 +202,8 @@ def test_each_set_of_metamers_is_a_row_and_a_missing_cell_is_empty(count, ax):
     plots.kept_matrix(table, ax=ax)
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         f"robust, {name}" for name in names(count)]
-    assert len(ax.texts) == 2 * count - 1 and {text.get_fontweight() for text in ax.texts} >= {"bold"}
+    assert len(ax.texts) == 2 * count - 1
+    assert {text.get_fontweight() for text in ax.texts} == {"bold"}
 
 
 @COUNTS
@@ -293,6 +297,18 @@ def test_each_metamer_is_below_its_reference(count):
     figure = plots.metamers_below_references(metamers, n=count, labels=names(count))
     labels = [label.get_text() for ax in figure.axes for label in ax.get_xticklabels()]
     assert labels == names(count)
+
+
+def test_figures_are_stored_with_a_palette_unless_they_have_photographs():
+    photograph = np.random.default_rng(0).random((200, 200, 3))
+    modes = []
+    for picture in (np.full((200, 200, 3), 0.5), photograph):
+        file, (figure, ax) = io.BytesIO(), plt.subplots()
+        ax.imshow(picture)
+        figure.savefig(file, format="png", pil_kwargs={"format": PALETTE_PNG})
+        plt.close(figure)
+        modes.append(Image.open(file).mode)
+    assert modes == ["P", "RGB"] and Image.open(file).format == "PNG"
 
 
 # --- Seconds and hours --------------------------------------------------------------------------

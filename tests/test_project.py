@@ -97,9 +97,12 @@ def test_every_study_has_a_fresh_table_that_its_tolerances_fit(name):
 
 
 def test_claims_are_those_of_the_tables_and_point_at_figures_that_there_are():
-    figures = {f"{path.name}#{cell.metadata['mystnb']['figure']['name']}" for path in CHAPTERS
-               for cell in nbformat.read(path, as_version=4).cells
-               if cell.metadata.get("mystnb", {}).get("figure", {}).get("name")}
+    cells = [(path.name, cell) for path in CHAPTERS
+             for cell in nbformat.read(path, as_version=4).cells]
+    figures = {f"{page}#{cell.metadata.get('mystnb', {}).get('figure', {}).get('name')}"
+               for page, cell in cells}
+    figures |= {f"{page}#{name}" for page, cell in cells  # tables, by the text above them
+                for name in re.findall(r"^\((tab-[\w-]+)\)=$", cell.source, flags=re.MULTILINE)}
     verdicts = claims.verdicts()
     assert {one.claim.question for one in verdicts} == set(claims.QUESTIONS)
     assert not {one.claim.figure for one in verdicts} - figures

@@ -174,8 +174,8 @@ def test_every_p_value_rejects_at_its_level_without_an_effect():
 
     The metamers share nothing with their references, but much with each other.
     """
-    rates = rejected(1000, n=10, units=200, natural=30, draws=19)
-    assert len(rates) == 17 and outside(rates, 1000).empty
+    rates = rejected(600, n=10, units=200, natural=30, draws=19)
+    assert len(rates) == 17 and outside(rates, 600).empty
 
 
 def test_within_classes_nothing_is_found_where_only_the_class_is_shared():

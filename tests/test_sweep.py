@@ -10,16 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from metalib import (
-    chapters,
-    generate,
-    judge,
-    load_images,
-    load_model,
-    load_null,
-    store,
-    transfer_study,
-)
+from metalib import generate, judge, load_images, load_model, load_null, store, transfer_study
 from metalib.models.registry import SOURCES
 from metalib.runs.sweep import collect, main, sweep
 
@@ -152,7 +143,7 @@ def test_addresses_change_with_all_that_matters_and_with_nothing_else(tmp_path, 
     (("sweep_task:cel", {"number": [1]}), "there is no task"),
     ((CELL, {"number": [object()]}), "plain values"),
     ((ROOT / "notebooks/04_transfer_study.ipynb", {"n_image": [1]}),
-     "no parameter n_image; its parameters are models, stages")])
+     "no parameter n_image; its parameters are source, generators")])
 def test_a_wrong_study_is_explained_before_anything_runs(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         sweep(*arguments, directory=tmp_path)
@@ -245,18 +236,3 @@ def test_tables_come_back_with_their_provenance_or_not_at_all(tmp_path):
     for name in ("altered", "short"):
         with pytest.raises(ValueError, match="damaged or no table"):
             store.load_table(tmp_path / f"{name}.parquet")
-
-
-def test_cleaned_notebooks_hold_nothing_of_the_machine():
-    cell = nbformat.v4.new_code_cell("1", metadata={
-        "execution": {"iopub.execute_input": "now"}, "tags": ["a"], "papermill": {}})
-    cell.outputs = [
-        nbformat.v4.new_output("stream", name="stderr", text="warning"),
-        nbformat.v4.new_output(
-            "stream", text=f"in {Path.cwd()}/book/x and {Path.home()}/x")]
-    text = nbformat.v4.new_markdown_cell("text", metadata={"papermill": {"start_time": "now"}})
-    done = chapters.cleaned(nbformat.v4.new_notebook(
-        cells=[cell, text], metadata={"papermill": {"start_time": "now"}}))
-    assert (done.metadata == done.cells[1].metadata == {}
-            and done.cells[0].metadata == {"tags": ["a"]})
-    assert [output.text for output in done.cells[0].outputs] == ["in book/x and x"]

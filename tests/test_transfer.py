@@ -1,6 +1,7 @@
 """The transfer study: a planted truth, parity with `judge`, killed and damaged runs, bad input."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,17 +197,22 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_table(tmp_path, pictures, m
     options = {"steps": 15, "null_images": load_images("cifar10-samples"), "batch_size": 5}
     table = transfer_study(models, models, pictures, **options, directory=tmp_path / "whole")
     assert len(table) == 2 * 3 * 2 * 8
+    folder = tmp_path / "killed after 8"
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, folder, os.path.dirname(__file__)], stderr=subprocess.PIPE)
     for enough in (1, 8):  # while metamers are made, and while they are shown
-        folder = tmp_path / f"killed after {enough}"
-        process = subprocess.Popen(
-            [sys.executable, "-c", RUN, folder, os.path.dirname(__file__)],
-            stderr=subprocess.PIPE)
         while not (folder.is_dir() and len(files(folder)) >= enough):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
+        process.send_signal(signal.SIGSTOP)  # what it leaves is what a kill would leave
+        if enough == 1:
+            shutil.copytree(folder, tmp_path / "killed after 1")
+            process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    for enough in (1, 8):
+        folder = tmp_path / f"killed after {enough}"
         before = files(folder)
         assert enough <= len(before) < 6 + 12, "it was done before it was killed"
         made = []

@@ -117,6 +117,7 @@ def auc(
     """
     rows: Any = of_images(table, training=training, matched=matched, stage=stage, null=null)
     found = _found(mean_interval(_crossed(rows, "auc")), rows)
+    found |= {name: min(max(found[name], 0.0), 1.0) for name in ("low", "high")}
     return found | (beyond(table, training=training, matched=matched) if training else {})
 
 

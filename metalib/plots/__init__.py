@@ -8,6 +8,7 @@ table as a page shows it.
 from metalib.plots.common import estimates, side_by_side
 from metalib.plots.generation import (
     LABELS,
+    RULES,
     cost_and_distinctness,
     cost_by_stage,
     match_by_evaluations,
@@ -44,7 +45,7 @@ from metalib.plots.transfer import (
 )
 
 __all__ = [
-    "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "Shown",
+    "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "RULES", "Shown",
     "accuracy_and_robustness", "against_distance", "against_natural", "answered", "by_depth",
     "by_stage", "cases", "clustered", "concentration", "cost_and_distinctness", "cost_by_stage",
     "displacements", "estimates", "fisher", "heat_maps", "kept_matrix", "kinds_matrix", "look",

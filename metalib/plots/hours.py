@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from metalib.plots.style import MARKERS, PALETTE
 
@@ -29,6 +30,7 @@ def machine_hours(
         ax.text(hours, len(table) - 0.4, name, ha="center", va="bottom", fontsize=9, color="0.3")
     ax.set(xscale="log", xlabel="hours", yticks=y, yticklabels=table.index,
            ylim=(-0.6, len(table) - 0.4))
+    ax.xaxis.set_major_locator(LogLocator(base=100))
     ax.xaxis.set_major_formatter("{x:,g}")
     ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return ax

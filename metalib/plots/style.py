@@ -6,10 +6,13 @@ from typing import Any
 import seaborn as sns
 from cycler import cycler
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 COLUMN: float = 9.0  # width of the book's column, in inches at the book's resolution
 LINES: tuple[str, ...] = ("-", "--", "-.", ":")
 MARKERS: tuple[str, ...] = ("o", "s", "^", "D", "v", "P", "X")
+PALETTE_PNG = "PNG8"  # the name under which Pillow knows `_save_with_palette`
+FEW_COLORS = 8192  # at most so many in a picture without photographs
 # Seven colours at even steps of lightness (CIE L* from 0 to 71, no two closer than 10): they stay
 # apart in greyscale, and under deuteranopia as Machado et al. (2009) simulate it.
 PALETTE: tuple[str, ...] = (
@@ -42,8 +45,22 @@ def _double_resolution() -> None:
         return
     backend = InlineBackend.instance(parent=shell)
     backend.shell = shell
-    backend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"optimize": True}}
+    backend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"format": PALETTE_PNG}}
     backend.figure_formats = {"retina"}
+
+
+def _save_with_palette(image: Image.Image, file: Any, _name: Any) -> None:
+    """Save a picture as PNG, with a palette (a third of the size) unless it has photographs.
+
+    Curves and heat maps have some thousand colours, photographs more; these keep all.
+    """
+    opaque = image.convert("RGB")
+    if opaque.getcolors(FEW_COLORS) is not None:
+        opaque = opaque.quantize(256, dither=Image.Dither.NONE)
+    opaque.save(file, "PNG", optimize=True)
+
+
+Image.register_save(PALETTE_PNG, _save_with_palette)
 
 
 def look(number: int) -> dict[str, str]:

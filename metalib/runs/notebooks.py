@@ -5,7 +5,6 @@
 """
 
 import ast
-import contextlib
 import os
 import re
 import threading
@@ -13,13 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metalib.generation.starts import start_images
 from metalib.plain import fitting, plain
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-    from metalib.data import ImageSet
     from metalib.models import Model
 
 ONE_AT_A_TIME = threading.Lock()  # papermill changes the working directory of the whole process
@@ -123,35 +120,6 @@ def _value(text: str) -> Any:
         return text
 
 
-def cleaned(executed: "NotebookNode") -> "NotebookNode":
-    """Remove from an executed notebook, in place, what differs from run to run.
-
-    That is times, papermill's notes, warnings, and paths of this machine.
-    """
-    from nbconvert.preprocessors import ClearMetadataPreprocessor
-    clear = ClearMetadataPreprocessor(
-        preserve_nb_metadata_mask=KEPT, preserve_cell_metadata_mask=KEPT)
-    executed, _ = clear.preprocess(executed, {})
-    for cell in executed.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [_without_paths(output) for output in cell.outputs
-                            if output.get("name") != "stderr"]
-        else:  # `preprocess` clears code cells only
-            cell.metadata = dict(clear.nested_filter(cell.metadata.items(), KEPT))
-    return executed
-
-
-def _without_paths(output: "NotebookNode") -> "NotebookNode":
-    paths = re.compile("|".join(
-        re.escape(f"{path}{os.sep}") for path in (Path.cwd(), Path.home())))
-    if "text" in output:
-        output.text = paths.sub("", output.text)
-    for kind, text in output.get("data", {}).items():
-        if isinstance(text, str) and kind.startswith("text/"):
-            output.data[kind] = paths.sub("", text)
-    return output
-
-
 def named(text: str) -> list[str]:
     """The names of glued values that a text shows; those of other pages do not count."""
     wanted = re.findall(r"\{glue:text\}`([^`]+)`", text)
@@ -208,57 +176,3 @@ def image_size(networks: Iterable["Model"]) -> Any:
         raise ValueError("these networks take images of different sizes, which one page cannot "
                          f"show: {', '.join(f'{sizes[size]} takes {size}' for size in sizes)}")
     return next(iter(sizes))
-
-
-def by_architecture(networks: Iterable["Model"]) -> dict[str, list[str]]:
-    """The names of networks by their architecture, as their cards tell it.
-
-    Raises:
-        ValueError: a network whose card does not tell its architecture and its training.
-    """
-    families: dict[str, list[str]] = {}
-    for network in networks:
-        if not {"architecture", "training"} <= set(network.card):
-            raise ValueError(f"the card of {network.name} does not tell its architecture and its "
-                             "training, by which this chapter compares networks")
-        families.setdefault(network.card["architecture"], []).append(network.name)
-    return families
-
-
-def class_starts(images: "ImageSet", pool: "ImageSet") -> list[str]:
-    """The starts from another image that a pool has for all of these references.
-
-    That is none where the classes are unknown, as in a folder without sub-folders.
-    """
-    found = []
-    for name in ("same_class", "other_class"):
-        with contextlib.suppress(ValueError):
-            start_images(name, images, pool=pool)
-            found.append(name)
-    return found
-
-
-def check_labels(images: "ImageSet") -> None:
-    """Check that the classes of images are known.
-
-    Raises:
-        ValueError: images without labels; the message says how to give them.
-    """
-    if (images.labels < 0).any():
-        raise ValueError(f"this chapter compares images of one class, and {images.name} has images "
-                         "without; put the pictures into sub-folders, one for each class")
-
-
-def common_stages(networks: Iterable["Model"], stages: Iterable[str]) -> list[str]:
-    """These stages, each once, if all networks have them.
-
-    Raises:
-        ValueError: no stage, or one that a network lacks; the message lists those that it has.
-    """
-    stages = list(dict.fromkeys(stages))
-    if not stages:
-        raise ValueError("stages is empty; this chapter needs at least one")
-    for network in networks:
-        for stage in stages:
-            network.check_stage(stage)
-    return stages
