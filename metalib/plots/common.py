@@ -26,7 +26,7 @@ def side_by_side(
     """
     ax = ax or plt.gca()
     ticks, kinds = table[x].unique(), table[by].unique()
-    for number, (kind, color, marker) in enumerate(styled(kinds, MARKERS)):
+    for number, (kind, color, marker) in enumerate(styled(kinds, MARKERS, both=True)):
         rows = table[table[by] == kind].set_index(x).reindex(ticks)
         positions = np.arange(len(ticks)) + (number - (len(kinds) - 1) / 2) * 0.6 / len(kinds)
         errors = np.abs(rows[[low, high]].to_numpy().T - rows[value].to_numpy())
