@@ -186,7 +186,7 @@ def shown(found: Sequence[Verdict], question: str) -> Any:
     from IPython.display import Markdown
     rows = [f"| {one.sentence} | {WORDS[one.word]} | {one.scope} | {_link(one.claim)} |"
             for one in found if one.claim.question == question]
-    return Markdown("\n".join(["| claim | verdict | for | see |", "|---|---|---|---|", *rows]))
+    return Markdown("\n".join(["| claim | verdict | for | chapter |", "|---|---|---|---|", *rows]))
 
 
 WORDS = {"supported": "supported", "unsupported": "**not supported**", "opposite": "**opposite**"}
@@ -195,4 +195,4 @@ WORDS = {"supported": "supported", "unsupported": "**not supported**", "opposite
 def _link(claim: Claim) -> str:
     """The figure of a claim as a link within the report."""
     page, _, anchor = claim.figure.partition("#")
-    return f"[chapter {int(page[:2])}](#{anchor})"
+    return f"[{int(page[:2])}](#{anchor})"
