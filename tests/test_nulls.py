@@ -96,9 +96,9 @@ def test_false_positive_rate_of_unrelated_images(robust):
     They are drawn as the images of the null are, but anew.
     """
     torch.manual_seed(0)
-    images = torch.rand(600, 3, 1, 1) * torch.rand(600, 3, 32, 32)
-    null = null_distribution(robust, "group2", images[:400])
-    table = judge(robust, "group2", Metamers(images[400:500], images[500:]), null)
+    images = torch.rand(450, 3, 1, 1) * torch.rand(450, 3, 32, 32)
+    null = null_distribution(robust, "group2", images[:250])
+    table = judge(robust, "group2", Metamers(images[250:350], images[350:]), null)
     for metric in METRICS:
         rejected = (null.p_value(metric, table[metric]) <= 0.05).sum()
         low, high = stats.binom.interval(0.999, 100, 0.05)
