@@ -1,6 +1,6 @@
 """The reference networks of the bundled zoo, by their cards.
 
-    table = cards("zoo/*")        # a row for each network
+    table = cards()               # a row for each network
     robustness_gap()              # of adversarial training to every other
 """
 
