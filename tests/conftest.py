@@ -74,3 +74,12 @@ def one_process(tmp_path_factory):
     """The metamers of `RECIPE` as one process makes them with one thread, undisturbed."""
     with one_thread():
         return run(RECIPE, tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture
+def handlers():
+    """Let the handlers of signals be as they were after a command was called as a function."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

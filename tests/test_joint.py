@@ -2,13 +2,15 @@
 a kill, and the studies of joint metamers.
 """
 
-import datetime
+import contextlib
 import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -39,6 +41,7 @@ from metalib.evaluation.transfer import RELATIONS, relation
 from metalib.generation.combinations import COMBINATIONS
 from metalib.generation.metamers import FILE, export, load, save
 from metalib.generation.stacked import alike
+from metalib.runs import recipe
 from metalib.runs.recipe import run
 
 tasks = importlib.import_module("metalib.runs.tasks.joint")  # the package has a function so named
@@ -253,53 +256,64 @@ def started(folder, recipe, ranks, *arguments):
         env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, start_new_session=True)
 
 
-OTHER_RANK = """
-import datetime, sys, yaml
-from torch import distributed
-from metalib.runs.recipe import run
-distributed.init_process_group("gloo", init_method=sys.argv[1], rank=1, world_size=2,
-                               timeout=datetime.timedelta(seconds=120))
-run(yaml.safe_load(open(sys.argv[2])), sys.argv[3], checkpoint_every=8)
-distributed.destroy_process_group()
-"""
+@pytest.fixture
+def two_ranks(tmp_path, monkeypatch, handlers):
+    """A function that starts a run of which this process is the first of two ranks.
+
+    It gives the arguments of the command, to be called here, and the process of the other rank.
+    """
+    others = []
+
+    def start(values, *options):
+        (tmp_path / "recipe.yml").write_text(yaml.safe_dump(values))
+        arguments = [str(tmp_path / "recipe.yml"), str(tmp_path / "run"), *options]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for name, value in (("RANK", 1), ("WORLD_SIZE", 2), ("LOCAL_RANK", 0),
+                            ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port),
+                            ("OMP_NUM_THREADS", 1)):
+            monkeypatch.setenv(name, str(value))
+        others.append(subprocess.Popen([sys.executable, "-m", "metalib.run", *arguments], text=True,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        monkeypatch.setenv("RANK", "0")
+        return arguments, others[0]
+
+    with one_thread():
+        yield start
+    for other in others:
+        other.kill()
+        other.communicate()
+    if distributed.is_initialized():  # the command did not end well
+        with contextlib.suppress(RuntimeError):
+            distributed.destroy_process_group()
 
 
-def test_two_ranks_make_the_images_of_one(tmp_path, one_process):
-    process = started(tmp_path, RECIPE, 2)
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
+def test_two_ranks_make_the_images_of_one(tmp_path, one_process, two_ranks, capsys):
+    arguments, other = two_ranks(RECIPE)
+    recipe.main(arguments)
+    assert capsys.readouterr().out.count("2 metamers") == 1  # only rank 0 reports
+    assert (other.communicate(timeout=60)[0], other.returncode) == ("", 0)
     two = load(tmp_path / "run")
-    assert two.recipe["ranks"] == 2 and output.count("2 metamers") == 1  # only rank 0 reports
+    assert two.recipe["ranks"] == 2
     assert (two.images - one_process.images).abs().max() <= 1e-5
     torch.testing.assert_close(two.member_loss, one_process.member_loss, atol=1e-5, rtol=0)
 
 
-def test_images_of_one_model_are_split_over_ranks(tmp_path, monkeypatch):
-    """This process is the first of two ranks, and starts the other."""
-    recipe = {**RECIPE, "models": RECIPE["models"][:1], "stages": ["group1"],
+def test_images_of_one_model_are_split_over_ranks(tmp_path, two_ranks, monkeypatch):
+    values = {**RECIPE, "models": RECIPE["models"][:1], "stages": ["group1"],
               "images": {"source": "cifar10-samples", "n": 5}, "steps": 20, "stop": "criterion"}
-    alone = run(recipe, tmp_path / "alone")
-    place, path = f"file://{tmp_path}/store", tmp_path / "recipe.yml"
-    path.write_text(yaml.safe_dump(recipe))
-    process = subprocess.Popen(
-        [sys.executable, "-c", OTHER_RANK, place, str(path), str(tmp_path / "run")],
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    distributed.init_process_group("gloo", init_method=place, rank=0, world_size=2,
-                                   timeout=datetime.timedelta(seconds=120))
+    alone = run(values, tmp_path / "alone")
     made, loop = [], sys.modules["metalib.generation.generate"]
     optimise = loop.optimise
     monkeypatch.setattr(loop, "optimise", lambda record, *args, **more: made.append(
         len(record.images)) or optimise(record, *args, **more))
-    try:
-        split = run(recipe, tmp_path / "run", checkpoint_every=8)
-    finally:
-        distributed.destroy_process_group()
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
+    arguments, other = two_ranks(values, "--checkpoint-every", "8")
+    recipe.main(arguments)
+    assert other.communicate(timeout=60)[1] is None and other.returncode == 0
     assert set(made) == {3}  # of 5 images, and the other rank made the rest
+    split = load(tmp_path / "run")
     assert torch.equal(split.images, alone.images) and split.status == alone.status
-    stored = load(tmp_path / "run")
-    assert torch.equal(stored.images, alone.images) and stored.recipe["ranks"] == 2
 
 
 def test_a_recipe_holds_options_with_what_they_belong_to(tmp_path):
@@ -325,18 +339,22 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, one_process):
     assert torch.equal(resumed.loss, one_process.loss)
 
 
-def test_a_rank_that_dies_ends_the_run_and_leaves_a_checkpoint(tmp_path):
-    process = started(tmp_path, {**RECIPE, "steps": 5000}, 2, "--checkpoint-every", "5",
-                      "--timeout", "20")
-    for _ in range(1500):
-        if (tmp_path / "run" / FILE).is_file():
-            break
-        time.sleep(0.1)
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)],
-                              capture_output=True, text=True).stdout.split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    output, _ = process.communicate(timeout=90)
-    assert process.returncode != 0 and "start the same command again" in output
+def test_a_rank_that_dies_ends_the_run_and_leaves_a_checkpoint(tmp_path, two_ranks):
+    arguments, other = two_ranks(
+        {**RECIPE, "steps": 5000}, "--checkpoint-every", "5", "--timeout", "60")
+
+    def kill():
+        while other.poll() is None and not (tmp_path / "run" / FILE).is_file():
+            time.sleep(0.05)
+        other.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(SystemExit) as end:
+        recipe.main(arguments)
+    killer.join()
+    assert "a rank has died" in end.value.code
+    assert "start the same command again" in end.value.code
     assert load(tmp_path / "run").interrupted
 
 
