@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from metalib.data import ImageSet, load_images
-from metalib.evaluation.inventory import Loader
+from metalib.evaluation.inventory import Entry, Loader
 from metalib.plain import whole
 
 Task = TypeVar("Task", bound=Callable)
@@ -36,6 +36,19 @@ def known(
     """Images, and what has been found out about models that are to take them."""
     images = load_images(image_set, split=split, n=whole("n_images", n_images, 1), size=size)
     return images, Loader("cpu", allow_pickle, json.loads(cards))
+
+
+def check_stage(entry: Entry, stage: str) -> None:
+    """Raise a ValueError that lists the stages of a network if it does not have this one."""
+    if stage not in entry.stages:
+        raise ValueError(f"{entry.name} has no stage {stage!r}; its stages are "
+                         f"{', '.join(entry.stages)}")
+
+
+def check_labels(images: ImageSet, image_set: str) -> None:
+    """Raise a ValueError if the class of an image is not known."""
+    if (images.labels < 0).any():
+        raise ValueError(f"{image_set} has images without labels")
 
 
 def only(table: pd.DataFrame, keys: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from metalib.generation.arguments import optimizer_of
 from metalib.generation.generate import generate
 from metalib.models.registry import load_model
 from metalib.plain import whole
-from metalib.runs.tasks.checks import checked_by, known
+from metalib.runs.tasks.checks import check_stage, checked_by, known
 
 
 def check_generation(
@@ -21,9 +21,7 @@ def check_generation(
     """Raise a ValueError unless there are such a model, null, optimizer and images."""
     images, load = known(image_set, split, n_images, size)
     entry, = load.entries(model, images, "models")
-    if stage not in entry.stages:
-        raise ValueError(f"{model} has no stage {stage!r}; its stages are "
-                         f"{', '.join(entry.stages)}")
+    check_stage(entry, stage)
     if stage not in (shipped := shipped_stages(model)):
         raise ValueError(f"no null ships for {model}, {stage}, only for "
                          f"{', '.join(sorted(shipped)) or 'models of the bundled zoo'}")

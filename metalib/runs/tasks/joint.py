@@ -20,7 +20,7 @@ from metalib.metrics import rms_distance
 from metalib.models import Model
 from metalib.models.registry import load_model
 from metalib.plain import whole
-from metalib.runs.tasks.checks import checked_by, known
+from metalib.runs.tasks.checks import check_stage, checked_by, known
 from metalib.runs.tasks.generation import references
 
 Picture = tuple[dict[str, Any], Tensor]  # what it is, and (B, 3, H, W)
@@ -39,9 +39,7 @@ def check_networks(
     images, load = known(image_set, split, n_images, size)
     found = load.entries(names, images, "models")
     for entry in found:
-        if stage not in entry.stages:
-            raise ValueError(f"{entry.name} has no stage {stage!r}; its stages are "
-                             f"{', '.join(entry.stages)}")
+        check_stage(entry, stage)
         if stage not in shipped_stages(entry.name):
             raise ValueError(f"no null ships for {entry.name}, {stage}")
         nearest(entry.card, [entry.card])

@@ -10,7 +10,7 @@ from metalib.generation.arguments import optimizer_of
 from metalib.generation.generate import generate
 from metalib.models.registry import load_model
 from metalib.plain import whole
-from metalib.runs.tasks.checks import checked_by, known
+from metalib.runs.tasks.checks import check_stage, checked_by, known
 from metalib.runs.tasks.generation import references
 
 CLOSEST = 1e-8  # of the losses in the table: 160 dB, what single precision cannot tell from 0
@@ -23,9 +23,7 @@ def check_match(
     """Raise a ValueError unless there are such a model, stage, optimizer and images."""
     images, load = known(image_set, split, n_images, size)
     entry, = load.entries(model, images, "models")
-    if stage not in entry.stages:
-        raise ValueError(f"{model} has no stage {stage!r}; its stages are "
-                         f"{', '.join(entry.stages)}")
+    check_stage(entry, stage)
     optimizer_of(optimizer, 0)
     for number in (steps, *noted_at):
         whole("a number of evaluations", number, 1)

@@ -12,7 +12,7 @@ from metalib.evaluation.representation import NULLS, representation_test
 from metalib.generation.generate import generate
 from metalib.models.registry import load_model
 from metalib.plain import whole
-from metalib.runs.tasks.checks import checked_by, known, only
+from metalib.runs.tasks.checks import check_stage, checked_by, known, only
 
 IMAGE = ("observer", "stage", "part", "null", "image")  # what names a row
 OF_IMAGES = (
@@ -32,9 +32,7 @@ def check_representation(
     images, load = known(image_set, split, n_images, size)
     entry, = load.entries(generator, images, "generators")
     load.entries(observer, images, "observers")
-    if matched not in entry.stages:
-        raise ValueError(f"{generator} has no stage {matched!r}; its stages are "
-                         f"{', '.join(entry.stages)}")
+    check_stage(entry, matched)
     if whole("references", references, 4) > len(images):
         raise ValueError(f"there are {references} references of {len(images)} images")
     whole("steps", steps, 1)

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from metalib.data import ImageSet, load_images
+from metalib.data import ImageSet
 from metalib.evaluation.confidence import scores
 from metalib.evaluation.images import image_statistics, layout
 from metalib.generation.generate import generate
@@ -17,7 +17,7 @@ from metalib.metrics import rms_distance
 from metalib.models import Model
 from metalib.models.registry import load_model
 from metalib.plain import whole
-from metalib.runs.tasks.checks import checked_by, known
+from metalib.runs.tasks.checks import check_labels, check_stage, checked_by, known
 from metalib.runs.tasks.generation import references
 
 KINDS = ("grey noise, no prior", "pink noise, no prior", "pink noise, prior")
@@ -29,13 +29,10 @@ def check_seeing(
 ) -> None:
     """Raise a ValueError unless there are such networks, stage, and images with labels."""
     images, load = known(image_set, split, n_images, size)
-    if (images.labels < 0).any():
-        raise ValueError(f"{image_set} has images without labels")
+    check_labels(images, image_set)
     load.entries(models, images, "models")
     entry, = load.entries([network], images, "models")
-    if stage not in entry.stages:
-        raise ValueError(f"{network} has no stage {stage!r}; its stages are "
-                         f"{', '.join(entry.stages)}")
+    check_stage(entry, stage)
     whole("steps", steps, 1)
     whole("first", first, 0, n_images)
 
@@ -123,8 +120,7 @@ def check_photographs(
 ) -> None:
     """Raise a ValueError unless there are such a network and images with labels."""
     images, load = known(image_set, split, n_images, size)
-    if (images.labels < 0).any():
-        raise ValueError(f"{image_set} has images without labels")
+    check_labels(images, image_set)
     load.entries([observer], images, "models")
     whole("first", first, 0, n_images)
     whole("noises", noises, 0, n_images)
@@ -173,8 +169,7 @@ def statistics(
         pandas.DataFrame, one row per image: `image`, `slope`, `variation`, `contrast` and
         `colourfulness`, see `metalib.seeing.image_statistics`.
     """
-    images = load_images(image_set, split=split, n=n_images, seed=seed, size=size)
-    images = images[:first] if first else images
+    images = references(image_set, split, n_images, size, seed, first)
     parts = [image_statistics(images.images[some])
              for some in torch.arange(len(images)).split(500)]
     table = pd.concat(parts, ignore_index=True).astype("float32")

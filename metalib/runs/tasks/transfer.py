@@ -13,6 +13,7 @@ from metalib.generation.arguments import optimizer_of
 from metalib.models.registry import list_models
 from metalib.plain import whole
 from metalib.runs.tasks.checks import checked_by, known, only
+from metalib.runs.tasks.generation import references
 
 ROW = ("generator", "stage", "observer", "image")  # what names a row of the study
 
@@ -63,8 +64,7 @@ def transfer(
     Raises:
         ValueError: a column that the table does not have.
     """
-    images = load_images(image_set, split=split, n=n_images, seed=seed, size=size)
-    images = images[:whole("first", first, 0) or None]
+    images = references(image_set, split, n_images, size, seed, whole("first", first, 0))
     natural = load_images(null_set, n=null_images, seed=seed + 1, size=size) if null_set else None
     table = transfer_study(
         [generator], list(observers) or list_models("zoo/*"), images, stages=[stage],
