@@ -2,17 +2,23 @@
 
 Each row has one generator, one observer and one image, each a sample of a larger population.
 
-    means(table, ["relation"], value="agrees")             # intervals resample all three factors
+    means(table, ["relation"], value="agrees")             # intervals hold for others of all three
     differences(table, "relation", [("other training", "other architecture")], value="agrees")
     matrix(table, "agrees")                                # generators x observers
 
 Tables have the columns `generator`, `observer` and `image`. Leave out rows that do not count before
-you pass a table. Rows that share a model or an image are not independent; resampling rows would
-treat them as if they were (Clark 1973, doi:10.1016/S0022-5371(73)80014-3).
+you pass a table. Rows that share a model or an image are not independent (Clark 1973,
+doi:10.1016/S0022-5371(73)80014-3).
+
+Models can be nested in kinds, such as the seeds of one architecture and training: two of a kind are
+not as good as two kinds. The kind of a generator is its column `generator_kind`, or else its
+`generator_architecture` and `generator_training` together, as tables of `transfer_study` have them,
+or else each is a kind of its own; so for observers.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import factorial, prod
 from typing import Any
 
 import numpy as np
@@ -21,45 +27,39 @@ from scipy import stats
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
+from metalib.evaluation.components import Design, Found
+
 FACTORS = ("generator", "observer", "image")
+ROLES = FACTORS[:2]
 
 
 def means(
-    table: pd.DataFrame, by: str | Sequence[str], *, value: str = "agrees", resamples: int = 2000,
-    level: float = 0.95, seed: int = 0,
+    table: pd.DataFrame, by: str | Sequence[str], *, value: str = "agrees", level: float = 0.95,
 ) -> pd.DataFrame:
-    """Means by group, with intervals that hold for other models and images of the same kind.
+    """Means by group, with intervals that hold for other models, kinds and images.
 
-    A bootstrap of crossed random effects. A value is the mean of its group plus effects of its
-    generator, of its observer, of its image and of each pair of these. If the table has a column
-    `stage`, each stage has its own effects. Effects are estimated by least squares and scaled by
-    their degrees of freedom. Resamples draw each kind of effect with replacement.
-
-    The interval is the mean plus and minus Student's t times the standard deviation over resamples.
-    Its degrees of freedom are those of generators or of observers, whichever are fewer: with few
-    models, percentiles are too narrow. Effects are assumed to have the same spread in all groups.
-    Intervals of booleans are cut at 0 and 1.
-
-    The pigeonhole bootstrap (Owen 2007, doi:10.1214/07-AOAS122) weights a row by the product of how
-    often its generator, observer and image were drawn. Its intervals are up to several times too
-    wide for `differences` between groups that share models. No scheme is exact (McCullagh 2000,
-    doi:10.2307/3318577).
+    The interval is Student's. Its variance is a sum of components for generators, observers, pairs
+    of them and images, and for the kinds in which models are nested; so are its degrees of freedom
+    (see `metalib.evaluation.components`). Each group has an analysis of its own. If the table has a
+    column `stage`, the means of stages are taken out first. Intervals of booleans are cut at 0
+    and 1.
 
     Args:
         table: a table with a column for each of `FACTORS`.
         by: the column or columns that define the groups; [] makes all rows one group.
         value: the column to average, numbers or booleans; rows without a value do not count.
-        resamples: the number of resamples.
         level: the level of the intervals.
-        seed: the seed of the resamples.
 
     Returns:
         One row per group, in the order of the table: the columns of `by`; `mean`, `low` and `high`;
-        and the numbers of `generators`, `observers`, `images` and `rows`. `low` and `high` are
-        missing where a group has fewer than two generators, observers or images.
+        `freedom`, the degrees of freedom; `limit`, the source of the largest share of the variance,
+        such as "kinds of generators"; and the numbers of `generators`, `observers`, `images` and
+        `rows`. `low` and `high` are missing where a group has fewer than two generators, observers
+        or images.
 
     Raises:
-        ValueError: a column that the table lacks, no row with a value, or fewer than two resamples.
+        ValueError: a column that the table lacks, no row with a value, or more than 5,000 pairs of
+            a generator and an observer.
 
     Example:
         >>> table = pd.DataFrame({"generator": list("aabb") * 2, "observer": list("cdcd") * 2,
@@ -70,84 +70,80 @@ def means(
     by = [by] if isinstance(by, str) else list(by)
     boolean = value in table and table[value].dtype in (bool, "boolean")
     table, groups, group = _grouped(table, by, value)
-    point, draws, freedom = _resampled(table, group, len(groups), value, resamples, seed)
-    low, high = _interval(point, draws, freedom, level)
+    found = [_Cells(table[group == k], np.zeros((group == k).sum(), int), value).combined([1.0])
+             for k in range(len(groups))]
+    ends = np.array([_interval(one, level) for one in found])
     if boolean:
-        low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
-    single = (groups[["generators", "observers", "images"]] < 2).any(axis=1).to_numpy()
-    for place, (name, column) in enumerate((("mean", point), ("low", low), ("high", high))):
-        groups.insert(len(by) + place, name, np.where(single & (name != "mean"), np.nan, column))
+        ends = np.clip(ends, 0, 1)
+    few = (groups[["generators", "observers", "images"]] < 2).any(axis=1).to_numpy()
+    ends[few] = np.nan
+    columns = {"mean": [one.estimate for one in found], "low": ends[:, 0], "high": ends[:, 1],
+               "freedom": [one.freedom for one in found], "limit": [_limit(one) for one in found]}
+    for place, (name, column) in enumerate(columns.items()):
+        groups.insert(len(by) + place, name, column)
     return groups
+
+
+def estimate(table: pd.DataFrame, *, value: str = "agrees", level: float = 0.95) -> dict[str, Any]:
+    """The mean of all rows, a plain dict; see `means`.
+
+    Returns:
+        `estimate`, `low`, `high`, `freedom`, `limit`, and the numbers of `generators`, `observers`
+        and `images`. Where all rows are the same, nothing tells how they would vary: the interval
+        is then Clopper and Pearson's for as many observations as there are kinds, of the role that
+        has fewer.
+    """
+    row: Any = means(table, [], value=value, level=level).iloc[0]
+    found = {"estimate": float(row["mean"]), "low": float(row["low"]), "high": float(row["high"]),
+             "freedom": float(row["freedom"]), "limit": row["limit"],
+             **{name: int(row[name]) for name in ("generators", "observers", "images")}}
+    known: Any = table.dropna(subset=[value])
+    if known[value].nunique() == 1:
+        fewest = min(len(set(_kinds(known, role))) for role in ROLES)
+        margin = 1 - ((1 - level) / 2) ** (1 / fewest)
+        found |= {"low": found["estimate"] - margin, "high": found["estimate"] + margin}
+    return found
 
 
 def differences(
     table: pd.DataFrame, by: str, pairs: Sequence[tuple[Any, Any]], *, value: str = "agrees",
-    resamples: int = 2000, level: float = 0.95, seed: int = 0,
+    level: float = 0.95,
 ) -> pd.DataFrame:
     """Differences between the means of groups.
 
-    Both means come from the same resamples, so effects that two groups share do not widen the
-    interval.
+    What two groups share, such as a generator, does not widen the interval. Effects are supposed to
+    have the same spread in all groups of the table.
 
     Args:
-        table, value, resamples, level, seed: as in `means`.
+        table, value, level: as in `means`.
         by: the column that defines the groups.
         pairs: pairs of groups; the mean of the second is subtracted from that of the first.
 
     Returns:
-        One row per pair: `first`, `second`, `difference`, `low`, `high` and `empty`. `empty` names
-        the groups without rows; if there are any, the numbers are missing. Intervals are as in
-        `means`, with the smaller degrees of freedom of the two groups.
+        One row per pair: `first`, `second`, `difference`, `low`, `high`, `p` (Student's,
+        two-sided), `freedom`, `limit` (as in `means`) and `empty`. `empty` names the groups without
+        rows; if there are any, the numbers are missing.
 
     Raises:
         ValueError: as in `means`; or two groups have rows of the same generator, observer and image
             (and stage), whose effects would cancel.
     """
     table, groups, group = _grouped(table, [by], value)
-    cells: Any = pd.DataFrame({"group": group}).groupby(
+    rows: Any = pd.DataFrame({"group": group}).groupby(
         [table[name].to_numpy() for name in (*FACTORS, "stage") if name in table])
-    if (cells["group"].nunique() > 1).any():
+    if (rows["group"].nunique() > 1).any():
         raise ValueError(f"groups of {by} have rows of the same generator, observer and image; "
                          "subtract these rows first, and take `means` of the differences")
-    point, draws, freedom = _resampled(table, group, len(groups), value, resamples, seed)
-    number = {name: place for place, name in enumerate(groups[by])}
-    rows = []
-    for first, second in pairs:
-        empty = [name for name in (first, second) if name not in number]
-        a, b = number.get(first), number.get(second)
-        difference, low, high = [np.nan] * 3 if empty else [float(np.squeeze(x)) for x in (
-            point[a] - point[b],
-            *_interval(point[a] - point[b], draws[:, a] - draws[:, b],
-                       min(freedom[a], freedom[b]), level))]
-        rows.append((first, second, difference, low, high, ", ".join(empty)))
-    return pd.DataFrame(rows, columns=["first", "second", "difference", "low", "high", "empty"])
-
-
-def resampled_means(values: Any, *, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """Means of a matrix of two crossed factors, with its rows and its columns resampled.
-
-    Matrices of one shape get the same rows and columns, so the difference of two results is paired.
-    An interval from these means is somewhat too wide with many rows and columns (Owen 2007,
-    doi:10.1214/07-AOAS122) and too narrow with few.
-
-    Args:
-        values: a matrix (R, C) of numbers, none missing, such as draws of members by images.
-        resamples: the number of resamples.
-        seed: the seed of the resamples.
-
-    Returns:
-        The mean (resamples,) of each resample.
-
-    Raises:
-        ValueError: a matrix that is empty or has missing values.
-    """
-    values = np.asarray(values, float)
-    if values.ndim != 2 or not values.size or np.isnan(values).any():
-        raise ValueError("a matrix of numbers is needed, none missing; this array has shape "
-                         f"{values.shape} and {np.isnan(values).sum()} missing values")
-    rng = np.random.default_rng(seed)
-    rows, columns = (_weights(count, resamples, rng) for count in values.shape)
-    return (rows @ values * columns).sum(1) / values.size
+    cells, number = _Cells(table, group, value), {name: k for k, name in enumerate(groups[by])}
+    found = []
+    for pair in pairs:
+        empty = [name for name in pair if name not in number]
+        one = Found(np.nan, np.nan, np.nan, {}) if empty else cells.combined(
+            np.eye(len(groups))[[number[name] for name in pair]].T @ [1.0, -1.0])
+        found.append((*pair, one.estimate, *_interval(one, level), _p_value(one), one.freedom,
+                      _limit(one), ", ".join(map(str, empty))))
+    return pd.DataFrame(found, columns=[
+        "first", "second", "difference", "low", "high", "p", "freedom", "limit", "empty"])
 
 
 def matrix(table: pd.DataFrame, value: str = "agrees") -> pd.DataFrame:
@@ -165,63 +161,75 @@ def matrix(table: pd.DataFrame, value: str = "agrees") -> pd.DataFrame:
 
 
 def asymmetry(
-    table: pd.DataFrame, *, value: str = "agrees", resamples: int = 1000, level: float = 0.95,
-    seed: int = 0,
+    table: pd.DataFrame, *, value: str = "agrees", level: float = 0.95,
 ) -> pd.DataFrame:
     """Do A's metamers work for B where B's work for A?
 
     Compares the two directions over all pairs of models that are both generators and observers.
-    Intervals are percentiles over resamples of images and of models, each model in both roles.
+    Intervals are Student's, from a jackknife that leaves out one kind of models in both roles, and
+    one image, in turn (Efron & Tibshirani 1993, chapter 11).
 
     Args:
-        table, value, resamples, level, seed: as in `means`.
+        table, value, level: as in `means`.
 
     Returns:
         A table with the columns `estimate`, `low` and `high` and three rows. `correlation` is
         Pearson's correlation of the value from A to B with that from B to A. `reciprocity` is the
         same after the means of generators and of observers are removed, so that a model that works
-        for all others does not count. `difference` is the mean absolute difference, in units of the
-        value.
+        for all others does not count. Noise of images lowers both. `difference` is the root mean
+        square difference between the two directions, in units of the value, beyond what the
+        sampling of images makes of equal ones.
 
     Raises:
         ValueError: a column that the table lacks, or fewer than three models that are both.
     """
-    cells = _Cells(table, value, shared=True)
-    models, first, second = len(cells.models), cells.first, cells.second
+    cells = _Pairs(table, value, shared=True)
+    models = len(cells.models)
     if models < 3:
         raise ValueError("asymmetry needs at least three models that are both generators and "
                          f"observers, not {models}")
-    place = {pair: k for k, pair in enumerate(zip(first, second))}
-    back = np.array([place.get((b, a), -1) for a, b in zip(first, second)])
-    both = back >= 0
+    place = {pair: k for k, pair in enumerate(zip(cells.first, cells.second))}
+    back = np.array([place.get((b, a), -1) for a, b in zip(cells.first, cells.second)])
 
-    def statistic(values, weights):
-        weights = weights * both * np.isfinite(values) * np.isfinite(values[:, back])
+    def statistic(sums, counts):
+        values = _ratio(sums.sum(1), counts.sum(1))
+        weights = 1.0 * ((back >= 0) & np.isfinite(values) & np.isfinite(values[back]))
         values = np.where(weights > 0, values, 0)
-        residuals = _additive(values, weights, cells)[0]
-        gap = np.abs(values - values[:, back])
-        return np.stack([
-            _correlation(values, values[:, back], weights),
-            _correlation(residuals, residuals[:, back], weights),
-            (weights * gap).sum(1) / weights.sum(1)], 1)
+        residuals = _additive(values, weights, cells)
+        return np.array([
+            _correlation(values, values[back], weights),
+            _correlation(residuals, residuals[back], weights),
+            weights @ _squared_gap(sums, counts, back) / weights.sum()])
 
-    return _percentiles(statistic, cells, ["correlation", "reciprocity", "difference"], resamples,
-                        level, seed)
+    found = _jackknife(statistic, cells, ["correlation", "reciprocity", "difference"], level)
+    found.loc["difference"] = np.sqrt(found.loc["difference"].clip(lower=0))
+    return found
+
+
+def _squared_gap(sums: np.ndarray, counts: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """Squared differences (C,) between the two directions of pairs, without the noise of images.
+
+    The mean of products of the differences at two different images.
+    """
+    both = (counts > 0) & (counts[back] > 0)
+    gaps = np.where(both, _ratio(sums, counts) - _ratio(sums[back], counts[back]), 0)
+    images = both.sum(1)
+    products = gaps.sum(1) ** 2 - (gaps ** 2).sum(1)
+    return np.where(images > 1, products / np.maximum(images * (images - 1), 1), 0)
 
 
 def variance_explained(
-    table: pd.DataFrame, *, value: str = "agrees", resamples: int = 1000, level: float = 0.95,
-    seed: int = 0,
+    table: pd.DataFrame, *, value: str = "agrees", level: float = 0.95,
 ) -> pd.DataFrame:
     """Shares of the variance between pairs of models that generators and observers explain.
 
     Metamers shown to their own generator are left out. The share of a factor is what the additive
     model of generators and observers explains beyond the model without that factor. The rest is
-    specific to pairs, or noise. Intervals are percentiles over resamples of generators, observers
-    and images. With few models, shares are biased upwards.
+    specific to pairs, or noise. Intervals are as in `asymmetry`. With few models, shares are biased
+    upwards.
 
     Args:
-        table, value, resamples, level, seed: as in `means`.
+        table, value, level: as in `means`.
 
     Returns:
         A table with the columns `estimate`, `low` and `high` and the rows `generator`, `observer`
@@ -230,20 +238,21 @@ def variance_explained(
     Raises:
         ValueError: a column that the table lacks, or no value for two different models.
     """
-    cells = _Cells(table, value, shared=False)
+    cells = _Pairs(table, value, shared=False)
 
-    def statistic(values, weights):
-        weights = weights * np.isfinite(values)
+    def statistic(sums, counts):
+        values = _ratio(sums.sum(1), counts.sum(1))
+        weights = 1.0 * np.isfinite(values)
         values = np.where(weights > 0, values, 0)
-        centre = (weights * values).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            total = (weights * (values - centre) ** 2).sum(1)
-            total = np.where(total > 1e-9 * weights.sum(1), total, np.nan)  # nothing to explain
-            left = [(weights * _additive(values, weights, cells, roles)[0] ** 2).sum(1) / total
-                    for roles in ("go", "o", "g")]
-        return np.stack([left[1] - left[0], left[2] - left[0], left[0]], 1)
+        centred = values - (weights * values).sum() / weights.sum()
+        total = (weights * centred ** 2).sum()
+        total = total if total > 1e-9 * weights.sum() else np.nan  # nothing to explain
+        left = [(weights * _additive(values, weights, cells, roles) ** 2).sum() / total
+                for roles in ("go", "o", "g")]
+        return np.array([left[1] - left[0], left[2] - left[0], left[0]])
 
-    return _percentiles(statistic, cells, ["generator", "observer", "rest"], resamples, level, seed)
+    found = _jackknife(statistic, cells, ["generator", "observer", "rest"], level)
+    return found.clip(0, 1)
 
 
 def correlation(
@@ -307,50 +316,6 @@ def correlation(
             "high": float(high), "rows": len(table), "clusters": len(names)}
 
 
-def mixed_model(
-    table: pd.DataFrame, by: str, *, value: str = "agrees", level: float = 0.95,
-) -> pd.DataFrame:
-    """Means by group from a linear mixed model.
-
-    Generators, observers and images have crossed random intercepts. This is a second opinion on the
-    intervals of `means`, with other assumptions: normal effects that add up. Fitted by restricted
-    maximum likelihood with statsmodels. Booleans are taken as 0 and 1. A variance may be estimated
-    as 0.
-
-    Args:
-        table, value, level: as in `means`.
-        by: the column that defines the groups.
-
-    Returns:
-        One row per group: `by`, `mean`, `low`, `high` and `converged`; the numbers are missing
-        where the fit failed.
-    """
-    from statsmodels.formula.api import mixedlm
-    from statsmodels.tools.sm_exceptions import ConvergenceWarning
-
-    table, groups, group = _grouped(table, [by], value)
-    result = groups[[by]].assign(mean=np.nan, low=np.nan, high=np.nan, converged=False)
-    data = table[list(FACTORS)].astype(str).reset_index(drop=True).assign(
-        group=group, value=table[value].to_numpy(float))
-    # statsmodels sorts the components by name: numbers keep the order of FACTORS
-    components = {f"{place}_{factor}": f"0 + C({factor})" for place, factor in enumerate(FACTORS)}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            fit = mixedlm("value ~ 0 + C(group)", data, groups=np.ones(len(data)),
-                          vc_formula=components).fit()
-        except (np.linalg.LinAlgError, ValueError):
-            return result
-    bad = any(issubclass(warning.category, ConvergenceWarning)
-              and "boundary" not in str(warning.message) for warning in caught)
-    if fit.converged and not bad and np.isfinite(fit.bse_fe).all():
-        mean, error = fit.fe_params.to_numpy(), fit.bse_fe.to_numpy()
-        z = stats.norm.ppf((1 + level) / 2)
-        result = result.assign(mean=mean, low=mean - z * error, high=mean + z * error,
-                               converged=True)
-    return result
-
-
 def cluster(matrix: pd.DataFrame) -> tuple[list[str], pd.DataFrame, np.ndarray]:
     """Hierarchical clustering (average linkage) of models by what they share.
 
@@ -381,40 +346,72 @@ def cluster(matrix: pd.DataFrame) -> tuple[list[str], pd.DataFrame, np.ndarray]:
 
 
 def grouping(
-    matrix: pd.DataFrame, labels: Mapping[Any, Any], *, permutations: int = 10_000, seed: int = 0,
+    matrix: pd.DataFrame, labels: Mapping[Any, Any], *, kinds: Mapping[Any, Any] | None = None,
+    permutations: int = 10_000, seed: int = 0,
 ) -> dict[str, float]:
-    """Do models with the same label share more?
+    """Do kinds of models with the same label share more?
 
-    The mean similarity of pairs with the same label minus that of pairs with different labels.
+    The mean similarity of pairs of kinds with the same label minus that of pairs with different
+    labels. Models of one kind are averaged: they have the same label whatever it means, and labels
+    are exchangeable between kinds only.
 
     Args:
         matrix: generators x observers, as `matrix` returns it; symmetrised by this function.
         labels: the label of each model, such as its training.
-        permutations: the number of random reassignments of labels to models. The observed labels
+        kinds: the kind of each model, such as its architecture and training; None makes each a
+            kind of its own.
+        permutations: the number of random reassignments of labels to kinds. The observed labels
             are counted as one more (Phipson & Smyth 2010, doi:10.2202/1544-6115.1585).
         seed: the seed of the permutations.
 
     Returns:
-        `difference`, `p` (one-sided) and `pairs`, the number of pairs with the same label.
-        `difference` and `p` are missing where all pairs have the same label, or none has.
+        `difference`, `p` (one-sided), `floor`, the smallest p that there can be, `kinds`, and
+        `pairs`, the number of pairs of kinds with the same label. `difference`, `p` and `floor` are
+        missing where all pairs have the same label, or none has.
+
+    Raises:
+        ValueError: models of one kind with different labels.
     """
     similarity = _symmetrised(matrix)
-    upper = np.triu_indices(len(similarity), 1)
-    values = similarity.to_numpy()[upper]
-    label = pd.factorize(np.array([str(labels[name]) for name in similarity.index]))[0]
+    kind = [str(kinds[name]) if kinds else str(name) for name in similarity.index]
+    of_kinds: Any = pd.Series([str(labels[name]) for name in similarity.index]).groupby(
+        kind, sort=False)
+    if (of_kinds.nunique() > 1).any():
+        raise ValueError("models of one kind have different labels; a kind is what labels are "
+                         "given to")
+    label, values = pd.factorize(of_kinds.first())[0], _between(similarity, kind)
+    pairs = np.triu_indices(len(label), 1)
+    values = values[pairs]
     rng = np.random.default_rng(seed)
     orders = np.stack([np.arange(len(label)),
                        *(rng.permutation(len(label)) for _ in range(permutations))])
-    same = label[orders][:, upper[0]] == label[orders][:, upper[1]]
-    pairs = int(same[0].sum())
-    if pairs in (0, len(values)):
-        return {"difference": np.nan, "p": np.nan, "pairs": pairs}
+    same = label[orders][:, pairs[0]] == label[orders][:, pairs[1]]
+    sizes = {"kinds": len(label), "pairs": int(same[0].sum())}
+    if sizes["pairs"] in (0, len(values)):
+        return {"difference": np.nan, "p": np.nan, "floor": np.nan, **sizes}
     known = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         gap = [(np.where(known, values, 0) * choice).sum(1) / (known * choice).sum(1)
                for choice in (same, ~same)]
     gap = gap[0] - gap[1]
-    return {"difference": float(gap[0]), "p": float((gap >= gap[0] - 1e-12).mean()), "pairs": pairs}
+    floor = max(1 / (permutations + 1), 1 / _partitions(np.bincount(label)))
+    return {"difference": float(gap[0]), "p": float((gap >= gap[0] - 1e-12).mean()),
+            "floor": floor, **sizes}
+
+
+def _between(similarity: pd.DataFrame, kind: Sequence[str]) -> np.ndarray:
+    """Mean similarity of models of two kinds, (kinds, kinds), in the order in which kinds occur."""
+    code = pd.factorize(np.array(kind))[0]
+    of = np.eye(code.max() + 1)[code]
+    values = similarity.to_numpy()
+    known = np.isfinite(values)
+    return _ratio(of.T @ np.where(known, values, 0) @ of, of.T @ (1.0 * known) @ of)
+
+
+def _partitions(sizes: np.ndarray) -> float:
+    """In how many ways things can be parted into groups of these sizes."""
+    alike = np.unique(sizes, return_counts=True)[1]
+    return factorial(sizes.sum()) / prod(map(factorial, sizes)) / prod(map(factorial, alike))
 
 
 def _numbers(column: Any) -> Any:
@@ -444,126 +441,92 @@ def _grouped(table: pd.DataFrame, by: list[str], value: str) -> tuple:
     return table, sizes.reset_index(drop=not by), grouped.ngroup().to_numpy()
 
 
-def _weights(count: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of `count` items is drawn, (resamples, count)."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
+def _kinds(table: Any, role: str) -> Any:
+    """The kind of each row's generator or observer; see the module's docstring."""
+    if f"{role}_kind" in table:
+        return table[f"{role}_kind"].astype(str)
+    words = [f"{role}_architecture", f"{role}_training"]
+    if not set(words) <= set(table.columns) or table[words].isna().any(axis=None):
+        return table[role].astype(str)
+    return table[words[0]].astype(str) + ", " + table[words[1]].astype(str)
 
 
-def _resampled(
-    table: pd.DataFrame, group: np.ndarray, groups: int, value: str, resamples: int, seed: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means (K,) by group, means (R, K) from resampled effects, and degrees of freedom (K,).
-
-    A mean is linear in the effects. So a resample is the product of drawn effects and the shares of
-    each group's rows that have them. The degrees of freedom are those of the effects of generators
-    or of observers, whichever are fewer.
-    """
-    if resamples < 2:
-        raise ValueError("an interval needs at least two resamples")
-    rng = np.random.default_rng(seed)
-    y = table[value].to_numpy(float)
-    stage = (pd.factorize(table["stage"])[0] if "stage" in table
-             else np.zeros(len(table), int))
-    codes = {name: pd.factorize(table[name], sort=True)[0] for name in FACTORS}
-    point = _average(y, group, groups)
-    draws = np.tile(point, (resamples, 1))
-    sizes, least = np.bincount(group, minlength=groups), np.full(groups, np.inf)
-    for by_stage, code, freedom, of_models in _effects(y - point[group], stage, codes, group):
-        # one draw serves all stages
-        drawn = rng.integers(by_stage.shape[1], size=(resamples, by_stage.shape[1]))
-        for s, effects in enumerate(by_stage):
-            rows = stage == s
-            share = np.zeros((groups, by_stage.shape[1]))
-            np.add.at(share, (group[rows], code[rows]), 1 / sizes[group[rows]])
-            known = np.bincount(code[rows], minlength=by_stage.shape[1]) > 0
-            # unknown effects are drawn as 0; with this scale, draws keep the estimated variance
-            scale = np.sqrt(by_stage.shape[1] / max(freedom[s], 1))
-            if of_models:
-                least[group[rows]] = np.minimum(least[group[rows]], freedom[s])
-            centred = np.where(known, effects - effects[known].mean(), 0) * scale
-            draws += centred[drawn] @ share.T
-    return point, draws, least
-
-
-def _effects(
-    rest: np.ndarray, stage: np.ndarray, codes: dict[str, np.ndarray], group: np.ndarray,
-) -> Iterator[tuple[np.ndarray, np.ndarray, list[int], bool]]:
-    """Effects (S, L) by stage: first those of each factor, then those of each pair of factors.
-
-    Each comes with the codes of the rows (which of the L effects a row has), the degrees of freedom
-    (S,), and whether these limit the interval, as those of generators and of observers do.
-    """
-    stages = stage.max() + 1
-
-    def mean(values, code):
-        return _average(values, stage * (code.max() + 1) + code,
-                        stages * (code.max() + 1)).reshape(stages, -1)
-
-    scale = np.abs(rest).max()
-    mains = {name: np.zeros((stages, code.max() + 1)) for name, code in codes.items()}
-    for _ in range(20):  # backfitting: factors are not balanced where some metamers do not count
-        rest, change = rest - _average(rest, group, group.max() + 1)[group], 0.0
-        for name, code in codes.items():
-            update = mean(rest, code)
-            mains[name] += update
-            rest = rest - update[stage, code]
-            change = max(change, np.abs(update).max())
-        if change < 1e-6 * scale:
-            break
-    for name, code in codes.items():
-        yield (mains[name], code,
-               [len(set(code[stage == s])) - _confounded(code[stage == s], group[stage == s])
-                for s in range(stages)], name != "image")
-    for first, second in (("generator", "observer"), ("generator", "image"), ("observer", "image")):
-        code = np.unique(np.stack([codes[first], codes[second]]), axis=1,
-                         return_inverse=True)[1].reshape(-1)
-        effect = mean(rest, code)
-        rest = rest - effect[stage, code]
-        freedom = [len(set(code[rows])) - len(set(codes[first][rows]))
-                   - len(set(codes[second][rows])) - len(set(group[rows])) + 2
-                   for rows in (stage == s for s in range(stages))]
-        yield effect, code, freedom, False
-
-
-def _confounded(code: np.ndarray, group: np.ndarray) -> int:
-    """How many means of groups cannot be told from the effects of a factor.
-
-    This is the rank of the matrix of the groups' shares in the rows of each code.
-    """
-    counts = np.zeros((code.max() + 1, group.max() + 1))
-    np.add.at(counts, (code, group), 1)
-    counts = counts[counts.any(1)]
-    return np.linalg.matrix_rank(counts / counts.sum(1, keepdims=True), tol=0.2)
-
-
-def _average(values: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
-    """Means of values by code, (count,); 0 for a code that does not occur."""
-    return np.bincount(codes, values, count) / np.maximum(np.bincount(codes, minlength=count), 1)
-
-
-def _interval(
-    point: np.ndarray, draws: np.ndarray, freedom: Any, level: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Student's interval around a point, from the spread of its resamples.
-
-    Missing where there are no degrees of freedom.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a group in no resample stays missing
-        spread = np.nanstd(draws, axis=0, ddof=1)
-    half = stats.t.ppf((1 + level) / 2, np.maximum(freedom, 1)) * spread
-    half = np.where(np.asarray(freedom) >= 1, half, np.nan)
-    return point - half, point + half
+def _coded(first: Any, second: Any) -> list[np.ndarray]:
+    """Numbers of two columns, the same ones for the same values, in the order of the names."""
+    both = pd.factorize(np.concatenate([first.astype(str), second.astype(str)]), sort=True)[0]
+    return np.split(both, 2)
 
 
 class _Cells:
-    """Pairs of different models, with sums and counts of their values by image.
+    """Means of a table's values by generator, observer and group, and their deviations by image.
 
-    If `shared`, only models that are both generators and observers are kept, and a resample draws
-    both roles of a model together.
+    Args:
+        table: rows with values, without missing ones.
+        group: (rows,) numbers of groups.
+        value: the column.
     """
 
-    def __init__(self, table, value: str, shared: bool):
+    def __init__(self, table: Any, group: np.ndarray, value: str):
+        y = table[value].to_numpy(float)
+        if "stage" in table:
+            within = _average(y, pd.factorize(table["stage"])[0] * (group.max() + 1) + group)
+            y = y - within + _average(y, group)
+        roles = _coded(table["generator"], table["observer"])
+        kinds = _coded(*(_kinds(table, role) for role in ROLES))
+        image = pd.factorize(table["image"])[0]
+        cells, cell = np.unique(np.stack([*roles, *kinds, group]), axis=1, return_inverse=True)
+        cell, shape = cell.reshape(-1), (cells.shape[1], image.max() + 1)
+        place = np.ravel_multi_index((cell, image), shape)
+        sums, counts = (np.bincount(place, w, minlength=shape[0] * shape[1]).reshape(shape)
+                        for w in (y, None))
+        sizes = counts.sum(1)
+        self.values = sums.sum(1) / sizes
+        self.deviations = (sums - counts * self.values[:, None]) * (shape[1] / sizes)[:, None]
+        self.design, self.group = Design.of(*cells), cells[-1]
+        self.shares = sizes / np.bincount(self.group, sizes)[self.group]
+
+    def combined(self, coefficients: Any) -> Found:
+        """The sum of the means of groups with coefficients (K,)."""
+        weights = np.asarray(coefficients)[self.group] * self.shares
+        return self.design.combination(weights).of(self.values, self.deviations)
+
+
+def _average(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """For each value the mean of those with the same code."""
+    return (np.bincount(codes, values) / np.maximum(np.bincount(codes), 1))[codes]
+
+
+def _interval(found: Found, level: float) -> tuple[float, float]:
+    """Student's interval."""
+    quantile = float(stats.t.ppf((1 + level) / 2, found.freedom))
+    half = quantile * found.error if found.error else 0.0
+    return found.estimate - half, found.estimate + half
+
+
+def _p_value(found: Found) -> float:
+    """Student's, two-sided; missing where nothing varies."""
+    if not found.error > 0:
+        return np.nan
+    return float(2 * stats.t.sf(abs(found.estimate) / found.error, found.freedom))
+
+
+def _limit(found: Found) -> str:
+    """The source of the largest share of the variance."""
+    return max(found.parts, key=lambda name: found.parts[name]) if found.parts else ""
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums / counts
+
+
+class _Pairs:
+    """Pairs of different models, with sums and counts (C, images) of their values.
+
+    If `shared`, only models that are both generators and observers are kept.
+    """
+
+    def __init__(self, table: Any, value: str, shared: bool):
         _check(table, [value])
         table = table.assign(**{value: _numbers(table[value])}).dropna(subset=[value])
         table = table[table["generator"] != table["observer"]]
@@ -574,72 +537,57 @@ class _Cells:
         if table.empty:
             raise ValueError(f"no row of the table has a value of {value} for two different "
                              "models: did any metamer pass?")
-        self.shared, self.models, self.observers = shared, generators, observers
+        self.models = generators
         codes = [pd.Index(names).get_indexer(table[role])
                  for names, role in ((generators, "generator"), (observers, "observer"))]
+        kinds = _coded(*(_kinds(table, role) for role in ROLES))
         image = pd.factorize(table["image"])[0]
-        cells, cell = np.unique(np.stack(codes), axis=1, return_inverse=True)
-        self.first, self.second = cells
+        cells, cell = np.unique(np.stack([*codes, *kinds]), axis=1, return_inverse=True)
+        self.first, self.second, self.kinds = cells[0], cells[1], cells[2:]
+        shape = len(self.first), image.max() + 1
+        place: Any = np.ravel_multi_index((cell.reshape(-1), image), shape)
         self.sums, self.counts = (
-            np.bincount(
-                cell.reshape(-1) * (image.max() + 1) + image, w,
-                minlength=cells.shape[1] * (image.max() + 1)).reshape(cells.shape[1], -1)
+            np.bincount(place, w, minlength=shape[0] * shape[1]).reshape(shape)
             for w in (table[value].to_numpy(float), None))
 
-    def whole(self) -> tuple[np.ndarray, np.ndarray]:
-        """Means (1, C) of pairs over all images, and weights (1, C) of 1."""
-        return self.sums.sum(1)[None] / self.counts.sum(1)[None], np.ones((1, len(self.first)))
 
-    def draws(self, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Means (R, C) of pairs over resampled images, and how often (R, C) each pair is drawn."""
-        rng = np.random.default_rng(seed)
-        of_generators = _weights(len(self.models), resamples, rng)
-        of_observers = (of_generators if self.shared
-                        else _weights(len(self.observers), resamples, rng))
-        of_images = _weights(self.sums.shape[1], resamples, rng)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            values = (of_images @ self.sums.T) / (of_images @ self.counts.T)
-        return values, of_generators[:, self.first] * of_observers[:, self.second]
-
-
-def _percentiles(
-    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], cells: _Cells, names: list[str],
-    resamples: int, level: float, seed: int,
+def _jackknife(
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], cells: _Pairs, names: list[str],
+    level: float,
 ) -> pd.DataFrame:
-    """A statistic (R, K) of values and weights (R, C), with percentile intervals: K named rows."""
+    """A statistic (K,) of sums and counts (C, images), with Student's intervals: K named rows.
+
+    The variance over kinds, left out in both roles, and that over images are added. The degrees of
+    freedom are those of the kinds.
+    """
+    sums, counts = cells.sums, cells.counts
+    kinds = sorted(set(cells.kinds[0]) | set(cells.kinds[1]))
+    kept = [(cells.kinds[0] != kind) & (cells.kinds[1] != kind) for kind in kinds]
     with np.errstate(invalid="ignore", divide="ignore"):
-        estimate, draws = (
-            statistic(*cells.whole())[0], statistic(*cells.draws(resamples, seed)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        draws = np.where(np.isfinite(draws), draws, np.nan)
-        low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return pd.DataFrame({"estimate": estimate, "low": low, "high": high}, index=names)
+        estimate = statistic(sums, counts)
+        without = [[statistic(sums * rows[:, None], counts * rows[:, None]) for rows in kept],
+                   [statistic(np.delete(sums, image, 1), np.delete(counts, image, 1))
+                    for image in range(sums.shape[1])]]
+        square = sum((len(draws) - 1) * np.var(draws, axis=0) for draws in without)
+    half = stats.t.ppf((1 + level) / 2, len(kinds) - 1) * np.sqrt(square)
+    return pd.DataFrame({"estimate": estimate, "low": estimate - half, "high": estimate + half},
+                        index=names)
 
 
 def _additive(
-    values: np.ndarray, weights: np.ndarray, cells: _Cells, roles: str = "go",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Residuals and fit, both (R, C), of weighted least squares on generators and observers.
-
-    All R weightings are solved at once.
-    """
-    parts = [np.eye(codes.max() + 1)[codes]
-             for role, codes in (("g", cells.first), ("o", cells.second)) if role in roles]
-    design = np.concatenate(parts, 1)
-    normal = np.einsum("rc,cp,cq->rpq", weights, design, design, optimize=True)
-    solution = np.einsum("rpq,rq->rp", np.linalg.pinv(normal, hermitian=True),
-                         (weights * values) @ design)
-    fit = solution @ design.T
-    return values - fit, fit
+    values: np.ndarray, weights: np.ndarray, cells: _Pairs, roles: str = "go",
+) -> np.ndarray:
+    """Residuals (C,) of least squares on generators and observers, weighted by 0 or 1."""
+    design = np.concatenate([np.eye(codes.max() + 1)[codes] for role, codes
+                             in (("g", cells.first), ("o", cells.second)) if role in roles], 1)
+    fitted = np.linalg.lstsq(design * weights[:, None], weights * values, rcond=None)[0]
+    return values - design @ fitted
 
 
-def _correlation(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted Pearson correlation of rows."""
-    total = weights.sum(1, keepdims=True)
-    a, b = (x - (weights * x).sum(1, keepdims=True) / total for x in (a, b))
-    return ((weights * a * b).sum(1)
-            / np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1)))
+def _correlation(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted Pearson correlation."""
+    a, b = (x - weights @ x / weights.sum() for x in (a, b))
+    return float(weights @ (a * b) / np.sqrt((weights @ (a * a)) * (weights @ (b * b))))
 
 
 def _symmetrised(matrix: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """The reference networks of the bundled zoo, by their cards.
 
     table = cards()               # a row for each network
+    nested(table)                 # a table of generators and observers, with their kinds
     robustness_gap()              # of adversarial training to every other
 """
 
@@ -40,6 +41,19 @@ def _row(card: dict[str, Any]) -> dict[str, Any]:
             "accuracy": card["test_accuracy"], "robust": attacked["value"],
             "n": int(card["data"]["test"].split()[0]), "foolbox": crossed.get("value", np.nan),
             "ours": crossed.get("ours", np.nan), "images": crossed.get("images", 0)}
+
+
+def nested(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with the kinds of its bundled generators and observers, in which they are nested.
+
+    Returns:
+        The table with the columns `generator_kind` and `observer_kind` (those that it has a role
+        for), such as "vgg, robust". A network that is not bundled is a kind of its own.
+    """
+    kinds = {card["name"]: f"{card['architecture']}, {card['training']}" for card in zoo.cards()}
+    roles: Any = [role for role in ("generator", "observer") if role in table]
+    return table.assign(**{f"{role}_kind": table[role].map(lambda name: kinds.get(name, name))
+                           for role in roles})
 
 
 def robustness_gap(pattern: str = "zoo/*", training: str = "robust") -> dict[str, Any]:
