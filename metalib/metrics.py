@@ -139,7 +139,7 @@ def cka(x: Tensor, y: Tensor) -> Tensor:
     approaches 1 for unrelated activations with D >> n; there, use `debiased_cka`. It is 0 if either
     argument has the same activations for all stimuli.
     """
-    return _cosine(*((z - z.mean(0)) @ (z - z.mean(0)).T for z in (x, y)))
+    return cosine(*((z - z.mean(0)) @ (z - z.mean(0)).T for z in (x, y)))
 
 
 def debiased_cka(x: Tensor, y: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def debiased_cka(x: Tensor, y: Tensor) -> Tensor:
         >>> round(cka(*wide).item(), 1), round(abs(debiased_cka(*wide).item()), 1)
         (1.0, 0.0)
     """
-    return _cosine(u_centred(x @ x.T), u_centred(y @ y.T))
+    return cosine(u_centred(x @ x.T), u_centred(y @ y.T))
 
 
 def _rounding(x: Tensor) -> float:
@@ -167,7 +167,7 @@ def _rounding(x: Tensor) -> float:
     return 8 * torch.finfo(x.dtype).eps * x.abs().max().item()
 
 
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
+def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of the angle between two matrices as vectors; 0 if either is zero."""
     norms = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
     return (a * b).sum() / torch.where(norms > 0, norms, 1)

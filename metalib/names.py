@@ -32,6 +32,7 @@ MODULES = {
     "stacked": "generation.stacked",
     "starts": "generation.starts",
     "confidence": "evaluation.confidence",
+    "coverage": "evaluation.coverage",
     "crossed": "evaluation.crossed",
     "nulls": "evaluation.nulls",
     "representation": "evaluation.representation",

@@ -149,3 +149,12 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, np.generic) or isinstance(value, (np.ndarray, Tensor)) and not value.ndim:
         return value.item()
     return value
+
+
+def remembered(known: dict, key: Any, make: Callable[[], Any], most: int = 200) -> Any:
+    """What `make` gives, made once for a key; beyond `most` keys, the oldest is forgotten."""
+    if key not in known:
+        known[key] = make()
+        if len(known) > most:
+            del known[next(iter(known))]
+    return known[key]

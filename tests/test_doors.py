@@ -344,7 +344,6 @@ def echoed(rows, name=None):
 def test_the_table_of_any_grid_is_kept(tmp_path_factory, grid, name):
     folder = tmp_path_factory.mktemp("grid")
     cells = [{"rows": rows, "name": other} for rows in grid for other in (name, "text")]
-    (folder / "failed").mkdir()
     for file, values in sweeps.cells_of(echoed, cells, directory=folder):
         assert sweeps.compute(echoed, values, file) is None
     table = collect(echoed, cells, directory=folder)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from metalib import generate, load_model, transfer
-from metalib.evaluation import kept, level, transferred
+from metalib.evaluation import dyads, kept, level, transferred
 
 # --- Transfer ------------------------------------------------------------------------------------
 
@@ -27,6 +27,10 @@ def studied(images=6, seed=0):
             "image": image, "generator_passed": image > 0 or stage == "early",
             "agrees": random.random() < share, "passed": stage == "early",
             "control_agrees": stage == "early" and random.random() < 0.9,
+            "scaled_match": share - 0.1 + 0.1 * random.random(), "control_scaled_match": 0.2,
+            "scaled_match_depth": share, "scaled_match_cka": 0.5, "observer_stage_depth": stage,
+            "observer_stage_cka": "late", "p_value": 1e-6 if stage == "early" else 5e-4,
+            "control_p_value": 0.5,
             "reference_recognised": image != 1,
             "relation": transfer.relation(*({"architecture": kind[0], "training": kind[1],
                                              "seed": kind[2]} for kind in (g, o))),
@@ -49,28 +53,32 @@ def test_only_metamers_of_their_generator_in_other_networks_count(study):
 
 
 def test_a_share_without_variance_is_as_sure_as_there_are_networks(study):
-    found = transferred.share(study, stage="late", value="passed")
+    found = transferred.average(study, stage="late", value="passed")
     assert found["estimate"] == found["low"] == 0
-    assert found["high"] == pytest.approx(stats.binomtest(0, 8).proportion_ci().high)
-    assert transferred.share(study, stage="early", value="passed")["high"] == 1
+    assert found["high"] == pytest.approx(stats.binomtest(0, 4).proportion_ci().high)  # kinds
+    assert transferred.average(study, stage="early", value="passed")["high"] == 1
 
 
 def test_estimates_of_a_transfer_study_are_the_plain_differences(study):
     rows = transferred.counted(study, stage="late")
-    by = rows.groupby("generator_training")["agrees"].mean()
-    found = transferred.contrast(study, stage="late", by="generator_training", first="robust",
-                                 second="standard", resamples=50)
-    assert found["estimate"] == pytest.approx(by["robust"] - by["standard"])
+    for value in ("scaled_match", "agrees"):
+        by = rows.groupby("generator_training")[value].mean()
+        found = transferred.contrast(study, stage="late", by="generator_training", first="robust",
+                                     second="standard", value=value)
+        assert found["estimate"] == pytest.approx(by["robust"] - by["standard"])
     assert found["low"] > 0 and found["generators"] == found["observers"] == 8
-    assert transferred.beyond_passing(study, stage="late", resamples=50)["estimate"] == (
+    assert transferred.beyond_passing(study, stage="late")["estimate"] == (
         pytest.approx(rows["agrees"].mean()))
-    robust = transferred.excess(study, stage="late", training="robust", resamples=50)
-    assert robust["estimate"] == pytest.approx(
-        rows.loc[rows["generator_training"] == "robust", "agrees"].mean())
-    table = transferred.contrasts(study, stage="late", resamples=50)
+    robust = rows[rows["generator_training"] == "robust"]
+    for value, noise in (("scaled_match", 0.2), ("agrees", 0)):
+        found = transferred.excess(study, stage="late", training="robust", value=value)
+        assert found["estimate"] == pytest.approx(robust[value].mean() - noise)
+    table = transferred.contrasts(study, stage="late")
     assert list(table.index) == list(transferred.CONTRASTS)
-    assert table.loc["other architecture − other training", "low"] > 0
-    assert transferred.asymmetry(study, stage="late", resamples=50)["estimate"] > 0.1
+    difference = table.loc["other architecture − other training"]
+    assert difference["estimate"] > 0.2 and 0 < difference["p"] < 0.3
+    assert difference["limit"] in ("images", "pairs of kinds", "pairs of networks")
+    assert transferred.asymmetry(study, stage="late")["estimate"] > 0.1
 
 
 def test_tables_of_a_transfer_study_are_ordered_by_kind_and_depth(study):
@@ -80,11 +88,133 @@ def test_tables_of_a_transfer_study_are_ordered_by_kind_and_depth(study):
     made = transferred.made(study)
     assert list(made) == ["early", "late", "accuracy"]
     assert made.loc["cct, standard"].round().tolist() == [100, 83, 83]
-    assert list(transferred.by_relation(study, stage="late", resamples=20).index) == list(
+    assert list(transferred.by_relation(study, stage="late").index) == list(
         transferred.RELATIONS)
-    assert set(transferred.by_stage(study, resamples=20)["stage"]) == {"early", "late"}
-    assert len(transferred.by_depth(study, resamples=20)) == 2 * 2 * 2 * 2
-    assert len(transferred.excesses(study, resamples=20)) == 4
+    assert set(transferred.by_stage(study)["stage"]) == {"early", "late"}
+    assert len(transferred.by_depth(study)) == 2 * 2 * 2 * 2
+    assert len(transferred.excesses(study)) == 4
+
+
+def copied(study):
+    """Positive controls of the made-up study: mirror images are as similar as half of copies."""
+    seen = study.drop_duplicates(["observer", "stage", "image"])[
+        ["observer", "stage", "image", "observer_training", "observer_architecture"]]
+    kinds = {"JPEG": (1.0, True, 1e-6), "mirror image": (0.5, True, 5e-4)}
+    return pd.concat([seen.assign(control=name, scaled_match=match, agrees=agrees, p_value=p,
+                                  passed=p < 1e-5) for name, (match, agrees, p) in kinds.items()])
+
+
+def test_metamers_stand_beside_copies_of_their_references(study):
+    copies, rows = copied(study), transferred.counted(study, stage="late")
+    found = transferred.beyond_mirror(study, copies, stage="late")
+    assert found["estimate"] == pytest.approx(rows["scaled_match"].mean() - 0.5)
+    table = transferred.of_copies(copies).set_index(["control", "stage"])
+    assert table.loc[("mirror image", "late")].tolist() == [0.5, 1, 0]
+    matrix = transferred.by_kind(study, "passed", stage="late")
+    below = transferred.beside_copies(matrix, copies, "passed", stage="late")
+    assert below[:4].equals(matrix) and len(below) == 6
+    assert below.loc[("copies", "JPEG")].tolist() == [1] * 4
+    assert below.loc[("copies", "mirror")].tolist() == [0] * 4
+
+
+def test_shares_that_pass_rise_with_the_threshold(study):
+    curves = transferred.by_threshold(study, copied(study), stage="late")
+    assert (curves["passed"] <= curves["similar"]).all() and (curves["p"] <= 0.1001).all()
+    rows = transferred.counted(study, stage="late")
+    robust = curves[curves["shown"] == "metamers of robust networks"].set_index("p")
+    assert robust["similar"].is_monotonic_increasing
+    assert robust["passed"].iloc[-1] == rows.loc[
+        rows["generator_training"] == "robust", "agrees"].mean()
+    assert robust["similar"].iloc[0] == 0 and robust["similar"].iloc[-1] == 1
+    assert transferred.passing(study, stage="late")["estimate"] == 0
+    assert transferred.passing(study, stage="late", p=1e-4)["estimate"] == 0
+    assert transferred.passing(study, stage="late", p=1e-3)["estimate"] == (
+        pytest.approx(rows["agrees"].mean()))
+
+
+def test_contrasts_are_told_for_each_way_to_choose_a_stage(study):
+    table = transferred.by_way(study, stage="late").set_index(["contrast", "way"])
+    assert len(table) == len(transferred.CONTRASTS) * len(transferred.WAYS)
+    assert table.loc[("generators: robust − standard", "by depth"), "estimate"] > 0.3
+    assert table.loc[("generators: robust − standard", "by CKA"), "estimate"] == pytest.approx(0)
+    told = transferred.told_by_relation(study, stage="late")
+    assert told.loc["other seed", "metamers pass"].startswith("0.00 (")
+    shown = transferred.chosen(study, stage="late")
+    assert shown.loc["by CKA"].tolist() == shown.loc["by name"].tolist() == [0, 100]
+
+
+# --- What shared invariances require -------------------------------------------------------------
+
+SLOPES = {"same architecture": 0.1, "same training": 0.2, "generator: robust accuracy": 0.12}
+
+
+def planted(random, architectures=4, trainings=2, slopes=SLOPES):
+    """What pairs of kinds share, by a planted truth, and its predictors.
+
+    Each kind has effects of its own as a generator and as an observer, as large as those of pairs.
+    """
+    names = [(str(t), str(a)) for a in range(architectures) for t in range(trainings)]
+    last = np.array([name[0] == str(trainings - 1) for name in names])
+    accuracy = 9 - last + random.normal(size=len(names)) * 0.2
+    robust = 5 * last + random.normal(size=len(names)) * 0.4
+    predictors = transferred._predictors(names, accuracy, robust)
+    share = sum(slopes.get(name, 0) * values for name, values in predictors.items())
+    kinds = random.normal(size=(len(names), 1)), random.normal(size=len(names))
+    return share + 0.06 * (kinds[0] + kinds[1] + random.normal(size=share.shape)), predictors
+
+
+def test_a_planted_truth_of_pairs_of_kinds_is_found():
+    found = [dyads.explained(*planted(np.random.default_rng(seed)), permutations=199, seed=seed)
+             for seed in range(60)]
+    means = pd.concat(found)["estimate"].groupby(level=0).mean()
+    for name in transferred.PREDICTORS[:2]:
+        assert means[name] == pytest.approx(SLOPES[name], abs=0.02)
+    truth = np.array([SLOPES.get(name, 0) for name in transferred.PREDICTORS])
+    covered = np.array([(table["low"] <= truth) & (truth <= table["high"]) for table in found])
+    least = stats.binom.ppf(0.001, 60, 0.95) / 60
+    assert (covered.mean(0) >= least).all(), covered.mean(0)
+    p = np.array([table["p"] for table in found])
+    assert (p[:, :2] <= 0.05).mean() > 0.9
+    most = stats.binom.ppf(0.999, 60, 0.05) / 60
+    assert ((p <= 0.05).mean(0)[truth == 0] <= most).all()
+    for table in found[:5]:  # an interval holds what the test does not reject
+        assert ((table["p"] <= 0.05) == ((table["low"] > 0) | (table["high"] < 0))).all()
+
+
+def test_coefficients_are_those_of_least_squares_and_p_values_have_a_floor():
+    matrix, predictors = planted(np.random.default_rng(0), 3, 2)
+    matrix[1, 2] = np.nan
+    found = dyads.explained(matrix, predictors)
+    known = np.isfinite(matrix).ravel()
+    design = np.stack([np.ones(known.sum()), *(x.ravel()[known] for x in predictors.values())], 1)
+    expected = np.linalg.lstsq(design, matrix.ravel()[known], rcond=None)[0][1:]
+    assert found["estimate"].tolist() == pytest.approx(expected.tolist())
+    assert (found["p"] >= found["floor"]).all() and (found["floor"] >= 1 / 720).all()
+    one = dyads.explained(matrix, {"same training": predictors["same training"]})
+    # of 720 orders of six kinds, 2! (3!)^2 keep both groups of three together
+    assert one.loc["same training", "floor"] == pytest.approx(72 / 720, abs=0.02)
+    with pytest.raises(ValueError, match="some determine others"):
+        dyads.explained(matrix, {"a": predictors["same training"],
+                                 "b": 1 - predictors["same training"]})
+    with pytest.raises(ValueError, match="a square matrix"):
+        dyads.explained(matrix[:2], predictors)
+
+
+def test_what_pairs_share_is_explained_by_the_cards():
+    kinds = [(architecture, training) for architecture in ("cct", "convnext", "resnet", "vgg")
+             for training in ("standard", "robust")]
+    random = np.random.default_rng(0)
+    rows = pd.DataFrame([{
+        "generator": "-".join(g), "observer": f"{'-'.join(o)}-1", "stage": "late", "image": image,
+        "generator_passed": True, "generator_architecture": g[0], "generator_training": g[1],
+        "observer_architecture": o[0], "observer_training": o[1],
+        "scaled_match": 0.3 + 0.2 * (g[1] == o[1]) + 0.01 * random.normal()}
+        for g, o, image in itertools.product(kinds, kinds, range(3))])
+    table = transferred.required(rows, stage="late", permutations=99)
+    assert list(table.index) == list(transferred.PREDICTORS)
+    assert table.loc["same training", "estimate"] == pytest.approx(0.2, abs=0.02)
+    found = transferred.requirement(rows, stage="late", predictor="same architecture")
+    assert abs(found["estimate"]) < 0.02 and found["kinds"] == 8 and found["images"] == 3
 
 
 def test_effort_is_compared_on_the_same_metamers(study):
@@ -92,12 +222,10 @@ def test_effort_is_compared_on_the_same_metamers(study):
     more = late.assign(steps=400, passed=late["generator_training"] == "robust")
     few = late.assign(steps=50, generator_passed=late["image"] > 1)
     both = pd.concat([few, more])
-    found = transferred.gain(both, stage="late", resamples=50)
+    found = transferred.gain(both, stage="late")
     assert (found["least"], found["most"], found["images"]) == (50, 400, 4)
-    assert found["estimate"] == found["at_most"] == 0.5 and found["at_least"] == 0
-    lines = transferred.by_effort(both, resamples=20)
-    assert len(lines) == 2 * 2 * 2 and (lines["images"] == 4).all()
-    assert lines.groupby("what").size().index.tolist()[-1] == "passes, standard generators"
+    assert found["estimate"] == pytest.approx(0.5)
+    assert found["at_most"] == 0.5 and found["at_least"] == 0
 
 
 def test_people_and_networks_are_correlated_in_all_ways():
@@ -173,7 +301,7 @@ def test_estimates_of_a_representation_test_are_plain_means(representation):
     assert 0.3 < more["estimate"] < 0.5
     one = kept.single(representation, training="robust", matched="features", stage="features")
     assert one["estimate"] == one["first"] == 0.75 and one["floor"] == 0.01
-    assert kept.fewest_significant(representation) == pytest.approx(0.2)
+    assert kept.fewest_significant(representation) == one["detectable"] == 4 / 16  # 3.2 or more
     with pytest.raises(ValueError, match="no row has odd generators"):
         kept.auc(representation, training="odd", matched="features", stage="features")
 

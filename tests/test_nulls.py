@@ -81,8 +81,9 @@ def test_p_values_count_and_quantiles_equal_numpy():
     np.testing.assert_allclose(null.p_value("pearson", asked), exact)
     assert null.p_value("pearson", [np.nan]) == 1
     approximate = thin.p_value("pearson", asked)
-    assert ((approximate >= np.array(exact) - 1e-12).all()
-            and np.abs(approximate - exact).max() < 0.01)
+    assert np.abs(approximate - exact).max() < 0.003
+    tail = np.array(exact) < 0.02
+    assert tail.sum() > 5 and np.abs(approximate / exact - 1)[tail].max() < 0.05
     assert (len(thin.order) < 510
             and thin.p_value("pearson", [values.max()]) == pytest.approx(2 / 5001))
     for q in (0, 0.1, 0.5, 0.99, 1):

@@ -88,12 +88,6 @@ def by_depth(groups, ax):
     plots.by_depth(table, "training", style="kind", ax=ax)
 
 
-def against_distance(groups, ax):
-    table = pd.DataFrame({name: np.linspace(0, 1, 20) for name in groups})
-    plots.against_distance(table.assign(distance=np.linspace(0, 1, 20)),
-                           {name: name for name in groups}, ax=ax)
-
-
 def power_curves(groups, ax):
     plots.power_curves(pd.DataFrame({name: [0.1, 0.5] for name in groups}), ax=ax)
 
@@ -108,7 +102,7 @@ def against_natural(groups, ax):
 
 
 SERIES = [share_passed, cost_by_stage, match_by_evaluations, times_fewer, side_by_side, by_stage,
-          by_depth, against_distance, power_curves, concentration, against_natural]
+          by_depth, power_curves, concentration, against_natural]
 
 
 @COUNTS
@@ -333,3 +327,12 @@ def test_each_image_size_and_batch_has_a_marker(count, ax):
     plots.speeds(rows, ["a", "b", "missing"], ax=other)
     assert len(legend(other)) == count and len(other.get_yticklabels()) == 3
     plt.close(other.figure)
+
+
+def test_thresholds_are_drawn_for_each_that_is_shown():
+    curves = pd.DataFrame({"shown": ["metamers", "metamers", "JPEG", "JPEG"], "p": [1e-6, 0.1] * 2,
+                           "passed": [0.1, 0.5, 0.9, 1.0]})
+    ax = plots.by_threshold(curves, ax=plt.subplots()[1])
+    assert ax.get_xscale() == "log"
+    assert ax.get_legend_handles_labels()[1] == ["metamers", "JPEG"]
+    assert ax.lines[1].get_ydata().tolist() == [0.9, 1.0]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 import torch
 import yaml
@@ -174,11 +176,21 @@ def test_ctrl_c_ends_a_sweep_in_one_line_and_keeps_its_cells(tmp_path, running):
     wait((lambda: list(out.glob("cells/*.parquet"))) if running else (out / "cells").is_dir,
          process)
     time.sleep(0 if running else 1)
+    if running and Path("/proc/self/status").is_file():  # the worker never sees the signal
+        blocked = [_blocked(child.pid) for child in psutil.Process(process.pid).children()
+                   if any("spawn_main" in part for part in child.cmdline())]
+        assert blocked and all(mask & 1 << signal.SIGINT - 1 for mask in blocked)
     output = ended(process, signal.SIGINT)
     assert process.returncode == 130, output
     lines = [line for line in output.splitlines() if "dashboard:" not in line]
     assert len(lines) == 1 and LINE in lines[0], output
     assert bool(list(out.glob("cells/*.parquet"))) == running
+
+
+def _blocked(process):
+    """The signals that a process blocks, as bits."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"^SigBlk:\s*(\w+)", status, flags=re.MULTILINE)[1], 16)
 
 
 def test_an_interrupted_test_keeps_what_was_read(tmp_path, small, samples, monkeypatch):

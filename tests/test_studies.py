@@ -1,6 +1,9 @@
 """Studies, their tables, spot checks and claims, on studies and tasks made for it."""
 
 import math
+import os
+import signal
+import sys
 
 import numpy as np
 import pandas as pd
@@ -157,7 +160,7 @@ def test_a_check_without_the_images_says_so(root):
     path = root / "results" / "made-up.parquet"
     table = store.load_table(path)
     cells = {file.address: {"date": "", "seconds": 0, "hardware": "", "torch": "", "code": ""}
-             for file, _ in studies.load_study("made-up").cells(root / "cells")}
+             for file, _ in studies.load_study("made-up").cells()}
     store.save_table(table, path, cells=cells, images={})
     with pytest.warns(RuntimeWarning, match="made-up is not checked: .*nowhere"):
         assert studies.check("made-up").empty
@@ -218,9 +221,20 @@ def test_the_command_compares_and_says_so(root, capsys):
         studies.main(["check"])
 
 
+@pytest.mark.parametrize("action, kept", [
+    ("compute", "finished cells are kept"), ("check", "nothing was changed")])
+def test_ctrl_c_ends_the_command_in_one_line(root, monkeypatch, capfd, action, kept):
+    monkeypatch.setattr(os, "_exit", sys.exit)  # which ends the process, this one not
+    monkeypatch.setattr(studies, action, lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(SystemExit) as ended:
+        studies.main([action, "made-up"])
+    line, = capfd.readouterr().err.splitlines()
+    assert ended.value.code == 130 and line.startswith(f"interrupted; {kept}")
+
+
 # --- Claims -------------------------------------------------------------------------------------
 
-CLAIM = Claim("costs", "generation", "made-up", f"{__name__}:mean_cost", "above", 5,
+CLAIM = Claim("costs", "generation", "evaluations", "made-up", f"{__name__}:mean_cost", "above", 5,
               "It costs {number}, over {rows} rows.", "Not more than five: {number}.",
               "Less than five: {number}.", "{rows} rows", "01.ipynb#fig")
 
@@ -242,6 +256,19 @@ def test_the_wording_follows_the_interval(monkeypatch, shift, sentence):
     assert found.sentence == sentence and found.scope == "2 rows"
 
 
+def test_a_row_says_what_was_measured_for_how_many_and_in_which_study(root, monkeypatch):
+    from dataclasses import replace
+    monkeypatch.setattr(claims, "function_of", lambda _: mean_cost)
+    table = studies.compute("made-up")
+    table.attrs["provenance"]["cells"]["other"] = {"date": "2026-01-02"}
+    verdict = judged(replace(CLAIM, record="cards"), {"made-up": table})
+    last = max(cell["date"] for cell in table.attrs["provenance"]["cells"].values())
+    row = claims.shown([verdict], "generation").data.splitlines()[-1]
+    assert row.split(" | ")[1:] == [
+        "supported", "evaluations", "16 rows", f"made-up (2026-01-02 to {last}), cards",
+        "[1](#fig) |"]
+
+
 def test_nothing_is_supported_by_a_missing_interval(monkeypatch):
     for ends in ((math.nan, 9), (9, math.nan), (None, None)):
         assert claims.verdict_of(CLAIM, *ends) == "unsupported"
@@ -260,6 +287,11 @@ def test_claims_are_read_and_bad_ones_named(root):
     (folder / "02.yml").write_text(yaml.safe_dump([{**entry, "id": "b", "question": "life"}]))
     with pytest.raises(ValueError, match="the claim b needs a question"):
         claims.load_claims()
+    for change, message in (({"measure": "criterion and life"}, "b measures life; there are"),
+                            ({"study": []}, "b needs a study or a record")):
+        (folder / "02.yml").write_text(yaml.safe_dump([{**entry, "id": "b", **change}]))
+        with pytest.raises(ValueError, match=message):
+            claims.load_claims()
     (folder / "02.yml").write_text("- {id: b}\n")
     with pytest.raises(ValueError, match="02.yml: b: .*missing"):
         claims.load_claims()

@@ -19,6 +19,7 @@ from metalib import (
     generate,
     judge,
     load_images,
+    load_model,
     metrics,
     null_distribution,
     tasks,
@@ -26,7 +27,12 @@ from metalib import (
     transfer_study,
     wrap_model,
 )
+from metalib.data import ImageSet
+from metalib.evaluation.controls import COPIES, copies
+from metalib.evaluation.correspondence import kernels, layer_depths
 from metalib.evaluation.criterion import Evoked
+from metalib.evaluation.shown import Observer, Scale, positive_controls
+from metalib.generation.metamers import Metamers
 
 MEAN = (0.5, 0.5, 0.5)
 
@@ -124,8 +130,7 @@ def test_rows_say_what_model_judge_and_metrics_say(tiny):
         assert (rows["reference_recognised"].tolist()
                 == (model.answer(pictures.images) == pictures.labels).tolist())
         assert np.allclose(rows["confidence"], logits.softmax(1).amax(1), atol=1e-5)
-        assert np.allclose(
-            rows["p_value"], null.p_value("pearson", verdict["pearson"]), atol=0.01)
+        assert np.allclose(rows["p_value"], verdict["p_value"], atol=0.01)
         assert rows["passed"].tolist() == verdict["passed"].tolist()
         if model is one:
             assert rows["generator_passed"].tolist() == verdict["passed"].tolist()
@@ -332,6 +337,114 @@ def test_stages_correspond_by_name_in_a_family_and_by_depth_elsewhere(tiny):
     assert table["stage"].drop_duplicates().tolist() == ["1", "5", "3"]
 
 
+def natural():
+    """Images for representations: smooth noise, which is no copy of any photograph."""
+    random = torch.rand(30, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pictures = nn.functional.interpolate(random, 32, mode="bilinear").clamp(0, 1)
+    return ImageSet(pictures, torch.full((30,), -1), (), "smooth noise")
+
+
+def nearest_by_hand(one, stage, other):
+    depth, depths = layer_depths(one)[stage], layer_depths(other)
+    return min(depths, key=lambda name: (
+        round(abs(depths[name] - depth), 6),
+        abs(list(depths).index(name) / (len(depths) - 1) - one.stages.index(stage) / 2)))
+
+
+def test_stages_correspond_by_depth_and_by_representation(tiny):
+    """A deeper observer with the same first layers: each rule finds the right one of its stages."""
+    (one, _), pictures, options = tiny
+    layers = list(small_network(0))
+    deep = nn.Sequential(*layers[:3], nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1), *layers[3:])
+    other = wrap_model(deep, stages=["1", "2", "4", "7"], name="deeper")
+    table = transfer_study([one], [one, other], pictures, **{**options, "stages": ["1", "2", "5"]},
+                           correspondences=["name", "depth", "cka"],
+                           correspondence_images=natural())
+    own, shown = (table[table["observer"] == name].drop_duplicates("stage") for name in (
+        one.name, "deeper"))
+    for column in ("observer_stage", "observer_stage_depth", "observer_stage_cka"):
+        assert own[column].tolist() == ["1", "2", "5"]
+    assert shown["observer_stage_cka"].tolist()[:2] == ["1", "2"]
+    assert shown["observer_stage_depth"].tolist() == [nearest_by_hand(one, stage, other)
+                                                      for stage in ("1", "2", "5")]
+    same = table[table["observer_stage"] == table["observer_stage_cka"]]
+    assert len(same) and (same["scaled_match"] == same["scaled_match_cka"]).all()
+    alone = transfer_study([one], [one, other], pictures, **{**options, "stages": ["2"]},
+                           correspondences=["cka"], correspondence_images=natural())
+    pd.testing.assert_series_equal(
+        alone["match"], table.loc[table["stage"] == "2", "match_cka"].reset_index(drop=True),
+        check_names=False, rtol=1e-5)
+    for rules, error in ((["colour"], "name, depth, cka, not 'colour'"), ([], "not none"),
+                         (["cka"], "pass correspondence_images=")):
+        with pytest.raises(ValueError, match=error):
+            transfer_study([one], [one], pictures, **options, correspondences=rules)
+    with pytest.raises(ValueError, match="that are no copies of references"):
+        transfer_study([one], [one], pictures, **options, correspondences=["cka"],
+                       correspondence_images=pictures)
+
+
+def test_depth_is_the_share_of_weighted_layers():
+    convolutions = [nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)]
+    module = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(3072, 4), nn.Linear(4, 2))
+    model = wrap_model(module, stages=["0", "2", "3", "5", "6"], name="deep")
+    assert layer_depths(model) == {"0": 0.25, "2": 0.25, "3": 0.5, "5": 0.75, "6": 1}
+    for name, layers in (("zoo/vgg-standard-0", 8), ("zoo/resnet-standard-0", 14)):
+        depths = layer_depths(load_model(name))
+        assert depths["stem"] == pytest.approx(1 / layers) and depths["logits"] == 1
+
+
+def test_kernels_give_debiased_cka(tiny):
+    (one, two), pictures, _ = tiny
+    both = [kernels(model, pictures.images, batch_size=3) for model in (one, two)]
+    found = metrics.cosine(both[0]["2"], both[1]["1"])
+    expected = metrics.debiased_cka(one.activations(pictures.images, "2"),
+                                    two.activations(pictures.images, "1"))
+    assert found.item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+# --- The scale of a match, and positive controls -------------------------------------------------
+
+def test_a_match_is_scaled_from_unrelated_images_to_copies(tiny):
+    (one, _), pictures, options = tiny
+    null = null_distribution(one, "2", options["null_images"])
+    scale = Observer(one, pictures, 3).scale("2", null)
+    assert scale.null == pytest.approx(null.values["pearson"].mean())
+    assert null.thinned(20).mean("pearson") == pytest.approx(scale.null, abs=0.01)
+    copied = copies(pictures.images)
+    expected = torch.stack([metrics.pearson(one.activations(copied[:, k], "2"),
+                                            one.activations(pictures.images, "2"))
+                            for k in range(2)]).mean()
+    assert scale.ceiling == pytest.approx(expected.item(), abs=1e-5)
+    assert scale(np.array([scale.null, scale.ceiling])).tolist() == [0, 1]
+    table = transfer_study([one], [one], pictures, **options)
+    assert np.allclose(table["scaled_match"], scale(table["match"]), atol=1e-6)
+    assert np.allclose(table["control_scaled_match"], scale(table["control_match"]), atol=1e-6)
+    assert np.isnan(Scale(0.1, 0.4, 0.5)(0.3))  # copies no more alike than unrelated images
+
+
+def test_positive_controls_are_what_the_observer_makes_of_copies(tiny):
+    (one, two), pictures, options = tiny
+    table = positive_controls([one, two], pictures, stages=["2"],
+                              null_images=options["null_images"])
+    assert len(table) == 2 * 3 * len(pictures) and set(table["control"]) == set(COPIES)
+    null = null_distribution(two, "2", options["null_images"])
+    rows = table[(table["observer"] == two.name) & (table["control"] == "mirror image")]
+    mirrored = pictures.images.flip(-1)
+    verdict = judge(two, "2", Metamers(mirrored, pictures.images), null)
+    assert np.allclose(rows["match"], verdict["pearson"], atol=1e-5)
+    assert rows["passed"].tolist() == verdict["passed"].tolist()
+    assert rows["agrees"].tolist() == verdict["class_match"].tolist()
+    assert np.allclose(rows["p_value"], verdict["p_value"], atol=0.01)
+    assert rows["null_maximum"].iloc[0] == pytest.approx(null.maximum["pearson"])
+    ceiling = table[table["control"] != "mirror image"].groupby("observer")["scaled_match"].mean()
+    assert np.allclose(ceiling, 1, atol=0.02)  # but for rounding to 8 bits
+    with pytest.raises(ValueError, match="no stage 'group9'"):
+        tasks.copies.check(observer="zoo/vgg-standard-0", stages=["group9"], split=None,
+                           image_set="cifar10-samples", n_images=2, size=32, first=0)
+    few = tasks.copies("zoo/vgg-standard-0", ["features"], n_images=3, first=2)
+    assert len(few) == 6 and few["match"].dtype == "float32"
+
+
 def test_relations_of_models():
     cards = {name: dict(zip(("architecture", "training", "seed"), name.split("-"))) for name in (
         "vgg-robust-0", "vgg-robust-1", "vgg-standard-1", "cct-robust-1", "cct-standard-0")}
@@ -359,7 +472,7 @@ def test_labels_are_matched_by_name_and_may_be_unknown(tiny):
     some.labels[:3] = -1
     table = transfer_study([one], [one], some, **options)
     assert table["recognised"].isna().tolist() == [True] * 3 + [False] * 5
-    assert crossed.means(table, "generator", resamples=10)["rows"].item() == 8
+    assert crossed.means(table, "generator")["rows"].item() == 8
 
 
 def test_bad_input_is_told_before_anything_is_made(tiny, tmp_path, monkeypatch):

@@ -165,7 +165,7 @@ def test_what_some_observers_do_not_tell_is_missing_and_does_not_count(pictures,
     for column in ("match", "p_value", "passed", "control_match", "control_passed"):
         assert by["blind"][column].isna().all() and by["healthy"][column].notna().all(), column
     assert math.isnan(crossed.matrix(study, "match").loc["healthy", "blind"])
-    assert (crossed.means(study, "observer", value="passed", resamples=9)["observer"].tolist()
+    assert (crossed.means(study, "observer", value="passed")["observer"].tolist()
             == ["healthy"])
     tested = representation_test([healthy, blind], pictures, pictures.images, nulls="random",
                                  cache=False, permutations=9, resamples=2)

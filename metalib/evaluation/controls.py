@@ -2,12 +2,13 @@
 
     perturbations(references, metamers, natural, draws=60)  # (n, 60, 3, H, W): changed as much
     copies(references)                                      # (n, 2, 3, H, W): hardly changed
+    COPIES["mirror image"](references)                      # (n, 3, H, W): one way to change them
     are_copies(images, others)                              # (A, B): which are the same picture
     repeated(images)                                        # (B,): which are copies of others
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
@@ -65,7 +66,7 @@ def copies(references: Tensor) -> Tensor:
     Returns:
         (n, 2, 3, H, W) in [0, 1]: shifted by one pixel, and compressed as JPEG.
     """
-    return torch.stack([_shifted(references), _as_jpeg(references)], 1)
+    return torch.stack([COPIES[name](references) for name in CEILING], 1)
 
 
 def distances(images: Tensor, others: Tensor) -> Tensor:
@@ -179,3 +180,9 @@ def _as_jpeg(images: Tensor, quality: int = 90) -> Tensor:
         picture.save(file, "JPEG", quality=quality)
         decoded.append(transforms.pil_to_tensor(Image.open(file)).float() / 255)
     return torch.stack(decoded)
+
+
+COPIES: dict[str, Callable[[Tensor], Tensor]] = {  # changes that leave what an image shows
+    "shifted by one pixel": _shifted, "JPEG": _as_jpeg,
+    "mirror image": lambda images: images.flip(-1)}
+CEILING = ("shifted by one pixel", "JPEG")  # those that hardly change it

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from metalib.evaluation.corrections import corrected, warn_of_floors
 from metalib.store import load_table
 
 RESULTS = Path(__file__).parents[2] / "results"  # of the checkout
@@ -63,6 +64,10 @@ def ratios(
 
     Raises:
         ValueError: there is no such baseline, or a rule lacks images that others have.
+
+    Warns:
+        UserWarning: there are so few images that their number decides what is significant, see
+            `metalib.evaluation.corrections.is_switch`.
     """
     logs: Any = log_ratios(table, baseline, by)
     low, high = _interval(logs.to_numpy(), _medians, resamples)
@@ -78,8 +83,11 @@ def _tested(table: pd.DataFrame, logs: Any, baseline: str) -> Any:
     failed: Any = undone.groupby([table[key] for key in [*CELL, by]]).sum()
     of_baseline = failed.xs(baseline, level=by).reindex(logs.index.droplevel(by))
     p = [_signed_rank(row) for row in logs.to_numpy()]
+    floor = _signed_rank(np.arange(1.0, logs.shape[1] + 1))  # all images say the same
+    warn_of_floors("p, of signed ranks,", {"rules, models and stages": np.full(len(p), floor)},
+                   "fdr_by", "More images lower that")
     return pd.DataFrame({
-        "ratio": np.exp(logs.median(axis=1)), "p": stats.false_discovery_control(p, method="by"),
+        "ratio": np.exp(logs.median(axis=1)), "p": corrected(p, "fdr_by"),
         "images": logs.shape[1], "failed": failed.reindex(logs.index),
         "baseline_failed": of_baseline.to_numpy()}, index=logs.index).reset_index()
 
@@ -306,7 +314,8 @@ def share_fewer(
     """Share of stages at which a rule reaches the published match with `least` times fewer.
 
     `count` of `of` stages do; at `clear` of them the whole interval of `times_fewer` lies above.
-    `typical` is the median over stages, `lowest` the smallest, 0 if one does not get there.
+    `typical` is the median over stages, `lowest` the smallest, 0 if one does not get there;
+    `starts` are those of the rule.
     """
     ours, ends, counts, total = _matches(match, published, rule)
     fewer_by = _fewer_by(counts, total)
@@ -318,7 +327,8 @@ def share_fewer(
             "count": int(enough.sum()), "of": len(found),
             "clear": int((found["low"] >= least).sum()),
             "typical": float(found["times_fewer"].median()),
-            "lowest": float(found["times_fewer"].min()), **_sizes(published)}
+            "lowest": float(found["times_fewer"].min()), "starts": ours.shape[2],
+            **_sizes(published)}
 
 
 # --- Starts --------------------------------------------------------------------------------------
@@ -354,8 +364,8 @@ def cost_follows_distance(table: pd.DataFrame, baseline: str = "noise") -> dict[
     """Rank correlation over starts of median evaluations and median distance from the reference.
 
     The mean over models and stages, with its bootstrap interval over images. `cheaper` starts,
-    counted over models and stages, need clearly fewer evaluations than noise; `near` of them end
-    nearer to the reference, and `free` do not.
+    counted over the `of` models and stages, need clearly fewer evaluations than noise; `near` of
+    them end nearer to the reference, and `free` do not.
     """
     found: Any = against_noise(table, baseline)
     costs, away = (_by_image(table, "start", value) for value in ("evaluations", "distance"))
@@ -372,4 +382,5 @@ def cost_follows_distance(table: pd.DataFrame, baseline: str = "noise") -> dict[
     cheaper = found[found["cheaper"]]
     return {"estimate": float(statistic(values[..., None, :], axis=-1)[0]), "low": float(low),
             "high": float(high), "cheaper": len(cheaper), "near": int(cheaper["nearer"].sum()),
-            "free": int((~cheaper["nearer"]).sum()), "starts": starts, **_sizes(table)}
+            "free": int((~cheaper["nearer"]).sum()), "starts": starts, "of": values.shape[1],
+            **_sizes(table)}

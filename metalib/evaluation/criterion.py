@@ -88,15 +88,26 @@ class NullDistribution:
     def p_value(self, metric: str, values: Any) -> np.ndarray:
         """Share of pairs at least as similar as each of `values`, (b + 1) / (pairs + 1).
 
-        One-sided, never 0. Where only some order statistics are kept, the p-value is too large by
-        at most the distance between two of them. Phipson & Smyth 2010,
-        doi:10.2202/1544-6115.1585. NaN gives 1.
+        One-sided, never 0. Where only some order statistics are kept, b is interpolated between
+        them, as in `quantile`; in the upper tail, whose density falls, the p-value is then at most
+        too large. Phipson & Smyth 2010, doi:10.2202/1544-6115.1585. NaN gives 1.
         """
         if metric not in self.values:
             raise ValueError(f"unknown metric {metric!r}; choose one of {', '.join(self.values)}")
         values = np.nan_to_num(np.asarray(values, dtype=np.float32), nan=-np.inf)
-        at_least = np.searchsorted(-self.values[metric], -values, side="right")  # of those kept
-        return (np.append(self.order, self.pairs + 1)[at_least]) / (self.pairs + 1)
+        kept = self.values[metric]
+        at_least = np.searchsorted(-kept, -values, side="right")  # of those kept
+        order = np.concatenate([[0], self.order, [self.pairs + 1]])
+        ends = np.concatenate([kept[:1], kept, kept[-1:]]).astype(float)
+        first, last, above, below = (x[at_least + k] for x in (order, ends) for k in (0, 1))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            part = np.clip(np.nan_to_num((above - values) / (above - below)), 0, 1)
+        return (first + 1 + part * (last - first - 1)) / (self.pairs + 1)
+
+    def mean(self, metric: str) -> float:
+        """The mean similarity of all pairs, interpolated where only some are kept."""
+        every = np.interp(np.arange(1, self.pairs + 1), self.order, self.values[metric])
+        return float(every.mean())
 
     def flaw(self, metric: str) -> str:
         """Why no verdict can rest on a metric here, in words; empty if one can.
@@ -278,6 +289,20 @@ class Criterion:
             passed[rows] = agrees(rows)
         return passed
 
+    def p_value(self, similarity: Any) -> np.ndarray:
+        """The largest p-value of the metrics that are asked for, so that it is small if all are.
+
+        The answer has no part in it.
+
+        Args:
+            similarity: values (n,) by the name of a metric, such as the columns of a table.
+
+        Returns:
+            (n,); NaN without metrics.
+        """
+        found = [self.null.p_value(metric, similarity[metric]) for metric in self.thresholds]
+        return np.max(found, axis=0) if found else np.array(math.nan)
+
     def toward(self, model: Model, stage: str, references: Tensor) -> Callable[..., Tensor]:
         """A function that says which images pass, with what references evoke computed once.
 
@@ -336,9 +361,16 @@ def quantile(null: NullDistribution, q: float) -> Criterion:
 
     Raises:
         ValueError: q is not above 0, where every pair of unrelated images passes, and at most 1.
+
+    Warns:
+        UserWarning: the null has too few pairs for such a quantile, and its maximum stands for it.
     """
     if not 0 < q <= 1:
         raise ValueError(f"the criterion takes a quantile above 0 and at most 1, not {q}")
+    smallest = 1 / (null.pairs + 1)
+    if 0 < 1 - q < smallest:
+        warn(f"a null of {null.pairs:,} pairs has no quantile {q:g}, for which its maximum stands, "
+             f"and no p-value by it is below {smallest:.2g}; take more pairs, or more images")
     thresholds = null.quantile(q)
     return Criterion(f"quantile {q:g}", null, {metric: thresholds[metric] for metric in null.gates})
 
@@ -488,9 +520,7 @@ def judge(
            for metric, value in similarity.items()}})
     table["class_match"] = truths(
         evoked.agrees(given, rows).cpu(), ((given >= 0) & (evoked.answers >= 0)).cpu())
-    p_values = [criterion.null.p_value(metric, table[metric]) for metric in criterion.thresholds]
-    table["p_value"] = (
-        np.where(judged, np.max(p_values, axis=0), math.nan) if p_values else math.nan)
+    table["p_value"] = np.where(judged, criterion.p_value(table), math.nan)
     table["distance"] = metrics.rms_distance(images, references).double().numpy()
     start = getattr(metamers, "starts", None)
     evaluations = getattr(metamers, "evaluations", None)

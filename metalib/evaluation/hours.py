@@ -52,9 +52,7 @@ def per_evaluation(
     depths: Any, *, device: str = "cpu", value: str = "seconds", side: int = LARGE,
 ) -> pd.DataFrame:
     """What an evaluation of one image costs: a row for each network, a column for each depth."""
-    rows: Any = costs.measured("scaling")
-    rows = rows[(rows["part"] == "evaluation") & (rows["device"] == device)
-                & (rows["side"] == side)]
+    rows = part("evaluation", device=device, side=side)
     found = {name: _at(np.asarray(depths), one[value])
              for name, one in rows.groupby("model", sort=False)}
     return pd.DataFrame(found, index=depths).T
@@ -109,8 +107,8 @@ def times_cheaper(
 ) -> dict[str, Any]:
     """How many times the core hours of a procedure the published one takes with all its steps.
 
-    The interval is a bootstrap over the networks that were timed. `hours` are those of the
-    published procedure, `cheap` those of the other.
+    The interval is a bootstrap over the `timed` networks; evaluations, of `counted` others, are
+    taken as they are. `hours` are those of the published procedure, `cheap` those of the other.
     """
     needed = evaluations_needed(criterion, match, published, n_stages=n_stages)
     each = hours_by_model(needed, n_models=n_models, n_images=n_images).to_numpy()
@@ -122,7 +120,8 @@ def times_cheaper(
     return {"estimate": float(ratio[0]), "low": float(low), "high": float(high),
             "hours": round_to_two(means[0, names.index(ALL)]),
             "cheap": round_to_two(means[0, names.index(procedure)]),
-            "models": n_models, "stages": n_stages, "images": n_images, "timed": len(each)}
+            "models": n_models, "stages": n_stages, "images": n_images, "timed": len(each),
+            "counted": len({*criterion["model"], *match["model"]})}
 
 
 def round_to_two(number: float) -> str:

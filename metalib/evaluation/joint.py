@@ -22,6 +22,7 @@ from metalib.evaluation import crossed
 from metalib.evaluation.criterion import Evoked, NullDistribution, answers, published
 from metalib.evaluation.intervals import mean_interval
 from metalib.evaluation.nulls import load_null
+from metalib.evaluation.reference import nested
 from metalib.evaluation.transfer import RELATIONS, relation
 from metalib.metrics import rms_distance
 from metalib.models import Model
@@ -172,7 +173,7 @@ def gain(
     Returns:
         `estimate` (a difference of shares), `low`, `high`; `joint` and `other`, the two shares;
         `members`, `effort`, `evaluations` (of all members together); and the numbers of `draws`,
-        `observers` and `images`.
+        `observers` and `images`, and `each`, how many observers there are in a draw.
 
     Raises:
         ValueError: there are no such rows.
@@ -194,7 +195,7 @@ def gain_by_effort(
 
     Returns:
         `estimate`, `low`, `high`; `least` and `most`, the evaluations of all members together; and
-        the numbers of `draws`, `observers` and `images`.
+        the numbers of `draws`, `observers` and `images`, and `each`, as in `gain`.
     """
     both = [_at(held_out(table, strangers=strangers), members, effort) for effort in (0, -1)]
     most, least = (np.subtract(*_both(rows, value, against)) for rows, _ in both)
@@ -276,14 +277,13 @@ def partner(
 
     Returns:
         `estimate` (a difference of shares), `low`, `high`, and the numbers of `networks`,
-        `observers` and `images`.
+        `observers` and `images`, and `each`, how many observers a network has.
     """
     keys = ["network", "observer", "image"]
     rows: Any = table.set_index(keys)
     one, other = (rows.loc[rows["partner"] == kind, value].astype(float)
                   for kind in (first, second))
-    found = _crossed((one - other).dropna())
-    return {"networks": found.pop("draws"), **found}
+    return _crossed((one - other).dropna(), "networks")
 
 
 def _by_image(rows: Any, value: str) -> Any:
@@ -292,14 +292,18 @@ def _by_image(rows: Any, value: str) -> Any:
         [rows[key] for key in ("draw", "observer", "image")]).mean()
 
 
-def _crossed(values: Any) -> dict[str, Any]:
-    """The mean of values by draw (or network), observer and image, all of them random."""
+def _crossed(values: Any, units: str = "draws") -> dict[str, Any]:
+    """The mean of values by draw (or network), observer and image, all of them random.
+
+    Bundled networks are nested in their kinds.
+    """
     table = values.rename("value").reset_index()
     table.columns = ["generator", "observer", "image", "value"]
-    found = crossed.means(table, [], value="value").iloc[0]
-    return {"estimate": float(found["mean"]), "low": float(found["low"]),
-            "high": float(found["high"]), "draws": int(found["generators"]),
-            "observers": int(found["observers"]), "images": int(found["images"])}
+    each = sorted(set(table.groupby("generator")["observer"].nunique()))
+    found = crossed.estimate(nested(table), value="value")
+    return {units: found.pop("generators"), **found,
+            "limit": found["limit"].replace("generators", units),
+            "each": f"{each[0]} to {each[-1]}" if len(each) > 1 else f"{each[0]}"}
 
 
 # --- What they cost ------------------------------------------------------------------------------

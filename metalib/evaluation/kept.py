@@ -12,9 +12,10 @@ generators as given, since there are few of them.
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from metalib.evaluation.corrections import corrected
+from metalib.evaluation.corrections import corrected, smallest_detectable, warn_of_floors
 from metalib.evaluation.intervals import mean_interval, share_interval
 
 ALPHA = 0.05  # of all tests
@@ -54,11 +55,18 @@ def primary(table: pd.DataFrame) -> pd.DataFrame:
         The rows of the study whose `part` is "stage" and whose observer is another network, with
         `primary_p`, corrected by Holm's method over the observers and stages of one set of
         metamers, and `beyond`, whether it is at most 5 %.
+
+    Warns:
+        UserWarning: permutations are so few that their number decides what is significant. The
+            smallest p-value that they allow is taken to be the smallest of the table.
     """
     rows: Any = table[(table["part"] == "stage") & (table["observer"] != table["generator"])]
     rows.attrs = {}
     sets = rows.groupby(["generator", "matched"], sort=False)["same-class_p"]
     rows = rows.assign(primary_p=sets.transform(lambda p: corrected(p, "holm")))
+    largest = sets.count().max()
+    warn_of_floors("primary_p, for all images together,", {"observers and stages": np.full(
+        largest, rows["same-class_p"].min())}, "holm", "More permutations lower that", ALPHA)
     return rows.assign(beyond=rows["primary_p"] <= ALPHA)
 
 
@@ -168,14 +176,17 @@ def single(
         q: the false discovery rate over images and stages of an observer.
 
     Returns:
-        A dict as of `auc`, with `floor`, the smallest p-value that the null allows, and `first`,
-        the share of metamers that are more similar than all of the null.
+        A dict as of `auc`, with `floor`, the smallest p-value that the null allows; `detectable`,
+        the largest of `detectable_shares` for these generators and metamers; and `first`, the
+        share of metamers that are more similar than all of the null.
     """
-    rows: Any = of_images(table, training=training, matched=matched, stage=stage, null=null)
+    families: Any = of_images(table, training=training, matched=matched, null=null)
+    rows: Any = families[families["stage"] == stage]
     rows = rows.assign(hit=(rows["q_value"] <= q).where(rows["q_value"].notna()))
     first = (rows["auc"] > 1 - 1e-6).where(rows["auc"].notna()).astype(float)
     return _found(share_interval(_crossed(rows, "hit")), rows) | {
-        "floor": float(1 / (1 + rows["draws"].max())), "first": float(first.mean())}
+        "floor": float(1 / (1 + rows["draws"].max())),
+        "detectable": float(detectable_shares(families, q).max()), "first": float(first.mean())}
 
 
 def singles(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
@@ -183,30 +194,43 @@ def singles(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
 
     Returns:
         A row for each training of the generators and matched stage: `significant` against the
-        class, with `low` and `high`; `first`, more similar than all photographs of the class;
-        `nearest`, those whose reference is the nearest of all references; `recognised`.
+        class, with `low` and `high`; `detectable`, the smallest share of the images and stages of
+        an observer that could have been found; `first`, more similar than all photographs of the
+        class; `nearest`, those whose reference is the nearest of all references; `recognised`.
     """
     rows: Any = of_images(table, stage=stage, null="same-class")
     found = []
     for (training, matched), part in rows.groupby(["generator_training", "matched"], sort=False):
         test = single(table, training=str(training), matched=str(matched), stage=stage)
-        shares = [test["estimate"], test["low"], test["high"], test["first"],
+        shares = [test["estimate"], test["low"], test["high"], test["detectable"], test["first"],
                   (part["rank"] == 1).mean(), part["recognised"].astype(float).mean()]
         found.append((training, matched, *(100 * share for share in shares)))
     return pd.DataFrame(found, columns=["generator_training", "matched", "significant", "low",
-                                        "high", "first", "nearest", "recognised"])
+                                        "high", "detectable", "first", "nearest", "recognised"])
 
 
 def fewest_significant(table: pd.DataFrame) -> float:
     """The share of an observer's tests that must be at the smallest p-value to be significant.
 
-    The smallest p-value against the class is 1 / (m + 1), where m photographs share the class. By
-    the method of Benjamini and Hochberg, k of n p-values as small as that are significant at 5 %
-    only if k / n is at least twenty times as large as they are.
+    Against the class, and of the observer and metamers for which it is largest.
     """
-    rows: Any = of_images(table, null="same-class")
-    draws = rows["draws"].max()
-    return float(1 / (1 + draws) / ALPHA)
+    return float(detectable_shares(of_images(table, null="same-class")).max())
+
+
+def detectable_shares(rows: pd.DataFrame, alpha: float = ALPHA) -> pd.Series:
+    """The smallest shares that can be found, see `metalib.evaluation.corrections`.
+
+    Args:
+        rows: of `of_images`. A family is what a `representation_test` corrects together by the
+            method of Benjamini and Hochberg: all images and stages of an observer, for a null.
+        alpha: corrected p-values of at most this are significant.
+
+    Returns:
+        Shares, by generator, matched stage, observer and null.
+    """
+    families: Any = rows.dropna(subset="q_value").groupby(
+        ["generator", "matched", "observer", "null"], sort=False)["draws"]
+    return families.agg(lambda draws: smallest_detectable(1 / (1 + draws), alpha=alpha))
 
 
 def disagreements(table: pd.DataFrame, *, matched: str, stage: str) -> dict[str, Any]:

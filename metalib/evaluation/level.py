@@ -1,11 +1,14 @@
-"""How often the p-values of the representation test reject, in experiments that are made up.
+"""How often the representation test is wrong, and finds what is there, in made-up experiments.
 
     rejected(100)                          # nothing is shared: each should reject 5 in 100
     rejected(100, of_class=True)           # only the class is shared
     rejected(100, similarity=0.8)          # an effect is planted
     rates(table)                           # shares rejected, of a table of such rows
+    discoveries(100, planted=0.1)          # what q-values find in families of tests
+    discovery_rates(table)                 # shares of it that are false, of a table of such rows
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -53,7 +56,7 @@ def rejected(
         experiments, n=n, units=units, natural=natural, draws=draws, similarity=similarity,
         of_class=of_class, seed=seed)
     table = representation_test(observer, None, None, labels=labels, seed=seed,
-                                permutations=permutations, resamples=2)
+                                permutations=permutations, resamples=2, correction=None)
     pairs = [(torch.from_numpy(observer.references[stage]).double(),
               torch.from_numpy(observer.metamers[stage]).double()) for stage in observer.stages]
     p_values = _p_values(table, table.summary()).assign(
@@ -116,6 +119,138 @@ def kept(table: pd.DataFrame) -> dict[str, int]:
     low, high = stats.binom.interval(0.99, experiments, LEVEL)
     return {"count": int((shares * experiments).round().between(low, high).sum()),
             "of": len(shares), "experiments": int(experiments)}
+
+
+def discoveries(
+    families: int, *, planted: float = 0.0, shared: float = 0.0, n: int = 40, stages: int = 2,
+    units: int = 100, natural: int = 160, similarity: float = 0.9, seed: int = 0,
+) -> pd.DataFrame:
+    """What q-values of the null "same-class" find in made-up families of tests.
+
+    A family is all images and stages of an observer. Some metamers keep much of their reference, at
+    all stages, and the others its class alone. All tests of a stage use the same natural images.
+
+    Args:
+        families: how many.
+        planted: the share of the metamers that keep much.
+        shared: as in `simulated_responses`, between stages.
+        n, stages: images and stages of a family, n x stages tests.
+        units, natural: as in `simulated_responses`, of two classes: p-values are at least
+            2 / (n + natural).
+        similarity: of metamers that keep much.
+        seed: of the draw.
+
+    Returns:
+        pandas.DataFrame, a row for each `family`: the numbers of its `tests`, of `effects` planted
+        among them, of tests `significant` (q at most `LEVEL`), and of `false_discoveries`, those of
+        them without an effect; the `detectable` share of tests (see `representation_test`); and
+        whether a warning `announced` that it is large.
+
+    Example:
+        >>> found = discoveries(2, planted=0.5, natural=1960)
+        >>> found["tests"].tolist(), found["effects"].tolist(), found["announced"].tolist()
+        ([80, 80], [40, 40], [False, False])
+    """
+    effect, rows = np.arange(n) < round(planted * n), []
+    for family in range(families):
+        observer, labels = simulated_responses(
+            stages, n=n, units=units, natural=natural, draws=1, of_class=True, shared=shared,
+            similarity=np.where(effect, similarity, 0), seed=families * seed + family)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            table: Any = representation_test(observer, None, None, nulls="same-class", seed=seed,
+                                             labels=labels, permutations=1, resamples=1)
+        found = table["q_value"] <= LEVEL
+        rows.append((family, len(table), stages * effect.sum(), found.sum(),
+                     (found & ~effect[table["image"]]).sum(), table["detectable"].max(),
+                     any(str(one.message).startswith("q_value") for one in told)))
+    return pd.DataFrame(rows, columns=["family", "tests", "effects", "significant",
+                                       "false_discoveries", "detectable", "announced"])
+
+
+def discovery_rates(table: pd.DataFrame) -> pd.DataFrame:
+    """False discovery rate and power of q-values.
+
+    Args:
+        table: rows of `discoveries` with the columns `natural`, `shared` and `planted`.
+
+    Returns:
+        A row for each of these: `families`; `fdr`, the mean over families of the share of false
+        discoveries among the significant tests, 0 where there is none; `power`, that of the share
+        of effects that are found (missing without effects), both with their ends (`_low`, `_high`)
+        of `mean_of_shares`; `empty`, the share of families in which nothing is significant;
+        `detectable` and `announced`, means.
+    """
+    rows = []
+    groups: Any = table.groupby(["natural", "shared", "planted"], sort=False)
+    for keys, part in groups:
+        false = part["false_discoveries"] / part["significant"].clip(lower=1)
+        true = part["significant"] - part["false_discoveries"]
+        power = true / part["effects"].replace(0, np.nan)
+        ends = [mean_of_shares(values) for values in (false, power)]
+        rows.append((*keys, len(part), *ends[0], *ends[1], (part["significant"] == 0).mean(),
+                     part["detectable"].mean(), part["announced"].mean()))
+    return pd.DataFrame(rows, columns=[
+        "natural", "shared", "planted", "families", "fdr", "fdr_low", "fdr_high", "power",
+        "power_low", "power_high", "empty", "detectable", "announced"])
+
+
+def mean_of_shares(shares: Any, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean, low and high end for independent shares (n,) between 0 and 1.
+
+    The interval is Clopper and Pearson's at the effective number of observations (Korn & Graubard
+    1998, Survey Methodology 24, 193): that of booleans whose mean has this standard error, at least
+    n. All are NaN if a share is.
+    """
+    from statsmodels.stats.proportion import proportion_confint  # metalib imports without it
+    shares = np.asarray(shares, dtype=float)
+    if np.isnan(shares).any():
+        return np.nan, np.nan, np.nan
+    mean, square = float(shares.mean()), shares.var() / len(shares)
+    count = max(len(shares), mean * (1 - mean) / square if square else 0)
+    ends: Any = proportion_confint(mean * count, count, alpha=1 - level, method="beta")
+    return mean, float(ends[0]), float(ends[1])
+
+
+def discovery(table: pd.DataFrame) -> dict[str, Any]:
+    """The largest false discovery rate of `discovery_rates`.
+
+    Returns:
+        `estimate`, `low`, `high`, the number of `families` of which it is the mean, and the number
+        of `settings` of which it is the largest.
+    """
+    rates = discovery_rates(table)
+    worst: Any = rates.to_dict("records")[int(rates["fdr"].argmax())]
+    return {"estimate": worst["fdr"], "low": worst["fdr_low"], "high": worst["fdr_high"],
+            "families": int(worst["families"]), "settings": len(rates)}
+
+
+def kept_rates(table: pd.DataFrame) -> dict[str, int]:
+    """In how many settings of `discovery_rates` q-values keep their rate: `count`, `of`.
+
+    They do if the interval of the false discovery rate reaches down to 5 %.
+    """
+    rates = discovery_rates(table)
+    return {"count": int(np.sum(rates["fdr_low"].to_numpy() <= LEVEL)), "of": len(rates)}
+
+
+def found(table: pd.DataFrame, *, planted: float) -> dict[str, Any]:
+    """The share of planted effects that q-values find with the fewest natural images.
+
+    Args:
+        table: as in `discovery_rates`.
+        planted: the share of metamers with an effect.
+
+    Returns:
+        `estimate`, `low`, `high`, over all families; `most`, the share with the most natural
+        images; `detectable` and `most_detectable`, shares of tests; and the number of `families`.
+    """
+    rows: Any = table[np.isclose(table["planted"], planted)].assign(shared=0)
+    few, most = (discovery_rates(rows[rows["natural"] == natural]).to_dict("records")[0]
+                 for natural in (rows["natural"].min(), rows["natural"].max()))
+    return {"estimate": few["power"], "low": few["power_low"], "high": few["power_high"],
+            "most": most["power"], "detectable": few["detectable"],
+            "most_detectable": most["detectable"], "families": int(few["families"])}
 
 
 def _p_values(table: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:

@@ -119,7 +119,8 @@ def _warn_of(null: NullDistribution, where: str, count: int) -> None:
         warn(f"{where}: {flaw}; verdicts by this null are undefined, and nothing passes")
     elif count < FEW_IMAGES:
         warn(f"{where}: the null is of {count} images only, so that its maximum is easily reached "
-             f"by chance; take {FEW_IMAGES} at least, better some thousands")
+             f"by chance, and no p-value by it is below {1 / (null.pairs + 1):.2g}; take "
+             f"{FEW_IMAGES} at least, better some thousands")
 
 
 def load_null(

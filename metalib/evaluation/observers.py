@@ -233,6 +233,7 @@ def read_model(
         readings[stage].recognised = recognised
         centres[stage] = centre.float()
         units[stage] = _directions(natural[:len(references)], centres[stage])
+        del natural  # before those of the next stage are made
     drawn = 0 if stimuli.perturbed is None else stimuli.perturbed.shape[1]
     similarity = _control_similarity(model, stimuli, centres, units, batch_size)
     for stage in stages:
@@ -261,11 +262,14 @@ def _activations(
     model: Model, images: Tensor, stages: Sequence[str], batch_size: int,
 ) -> dict[str, Tensor]:
     """Activations (B, D) by stage, on the CPU, of all images in one pass."""
-    batches: dict[str, list[Tensor]] = {stage: [] for stage in stages}
-    for batch in images.split(batch_size):
-        for stage, activations in model.read(batch.to(model.device), stages)[0].items():
-            batches[stage].append(activations.cpu())
-    return {stage: torch.cat(batches.pop(stage)) for stage in stages}
+    found: dict[str, Tensor] = {}
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, start + batch_size)
+        for stage, values in model.read(images[rows].to(model.device), stages)[0].items():
+            if stage not in found:  # in place, since batches and the whole would be twice as much
+                found[stage] = values.new_empty((len(images), values.shape[1]), device="cpu")
+            found[stage][rows] = values
+    return found
 
 
 # --- Activations of natural images, kept on disk by content -------------------------------------
@@ -281,20 +285,26 @@ def _natural(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield each stage with the activations (N, D) of natural images, from the cache if there."""
     content, limit = (_content(model, images), _cache_limit()) if folder else ("", 0.0)
-    units = sum(math.prod(model.shapes[stage]) for stage in stages)
     computed: dict[str, Tensor] = {}
     for position, stage in enumerate(stages):
         activations = computed.pop(stage, None)
         if activations is None and folder:
             activations = _from_cache(ActivationsFile(folder, address_of(content, stage)))
         if activations is None:
-            left = stages[position:] if len(images) * units < MEMORY else [stage]
-            computed = _activations(model, images, left, batch_size)
+            some = _that_fit(model, stages[position:], len(images))
+            computed = _activations(model, images, some, batch_size)
             if folder:
                 for name, values in computed.items():
                     _to_cache(ActivationsFile(folder, address_of(content, name)), values, limit)
             activations = computed.pop(stage)
         yield stage, activations
+        del activations  # before the next ones are made
+
+
+def _that_fit(model: Model, stages: Sequence[str], count: int) -> Sequence[str]:
+    """The first of these stages, and as many more as one pass of `count` images may keep."""
+    units = np.cumsum([math.prod(model.shapes[stage]) for stage in stages])
+    return stages[:max(1, int((count * units < MEMORY).sum()))]
 
 
 def _cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
@@ -510,7 +520,8 @@ def _reading(
     if n < 2:
         raise ValueError(f"{where}: a test needs at least two references, not {n}")
     precision = torch.float64 if len(natural) <= 2_000 else torch.float32  # to halve the memory
-    centre = _finite(natural, where).mean(0, dtype=torch.float64).to(precision)
+    sums = [block.sum(0, dtype=torch.float64) for block in _finite(natural, where).split(500)]
+    centre = (torch.stack(sums).sum(0) / len(natural)).to(precision)  # a mean takes twice as much
     references = natural[:n].to(precision)
     metamers = _finite(metamers, where).to(precision)
     units, some = _directions(metamers, centre), _directions(references[:200], centre)
@@ -548,7 +559,7 @@ def _of_its_own(activations: Tensor, centre: Tensor) -> Tensor:
 
 
 def _finite(activations: Tensor, where: str) -> Tensor:
-    if not activations.isfinite().all():
+    if not torch.stack(torch.aminmax(activations)).isfinite().all():  # NaN is both
         raise ValueError(f"{where}: some activations are not finite (NaN or infinite); "
                          "leave those images or units out")
     return activations

@@ -6,6 +6,7 @@
     p_value(observed, null)
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,21 @@ class Chance:
         """(permutations, n): see the function `stand_ins`."""
         return self._once(("stand-ins", n, strata.tobytes()),
                           lambda: stand_ins(strata, n, self.permutations, self.seed))
+
+    def floor(self, strata: np.ndarray, n: int) -> float:
+        """The smallest p-value of a test with these stand-ins.
+
+        They are no more than the permutations, and than there are different ones.
+        """
+        log_number = sum(
+            math.lgamma(count + 1) - math.lgamma(count - references + 1)
+            for count, references in ((np.sum(strata == one), np.sum(strata[:n] == one))
+                                      for one in np.unique(strata[:n])))
+        return max(1 / (self.permutations + 1), math.exp(-log_number))
+
+    def floor_of_choices(self, n: int, m: int) -> float:
+        """The same with `choices`."""
+        return max(1 / (self.permutations + 1), math.exp(-n * math.log(m + 1)))
 
     def orders(self, strata: np.ndarray) -> "Orders":
         """`Orders` of the references, within strata."""
@@ -78,16 +94,27 @@ def stand_ins(strata: np.ndarray, n: int, count: int, seed: int) -> np.ndarray:
     Returns:
         (count, n) int32: of each permutation the first n places.
     """
-    generator, place = np.random.default_rng([seed, 0]), np.argsort(strata, kind="stable")
+    generator, chosen = np.random.default_rng([seed, 0]), np.empty((count, n), dtype=np.int32)
     rank = np.unique(strata, return_inverse=True)[1]
-    chosen = np.empty((count, n), dtype=np.int32)
-    at_reference = place < n
+    members = [np.flatnonzero(rank == stratum) for stratum in np.unique(rank[:n])]
     step = max(1, 2_000_000 // len(strata))
     for start in range(0, count, step):
         random = generator.random((min(step, count - start), len(strata)))
-        order = np.argsort(rank + random, axis=1)
-        chosen[start:start + step, place[at_reference]] = order[:, at_reference]
+        for images in members:
+            references = images[images < n]
+            chosen[start:start + step, references] = images[_first(
+                rank[images[0]] + random[:, images], len(references))]
     return chosen
+
+
+def _first(keys: np.ndarray, count: int) -> np.ndarray:
+    """(rows, count): where the first of each row (rows, N) would be, if it were sorted.
+
+    The rest is not sorted, of which with many images there is most.
+    """
+    some = np.argpartition(keys, count - 1, axis=1)[:, :count]
+    order = np.argsort(np.take_along_axis(keys, some, axis=1), axis=1)
+    return np.take_along_axis(some, order, axis=1)
 
 
 class Orders:

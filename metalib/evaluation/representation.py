@@ -19,7 +19,7 @@ from metalib import metrics
 from metalib.data import ImageSet
 from metalib.deprecated import renamed
 from metalib.evaluation.controls import perturbations
-from metalib.evaluation.corrections import corrected
+from metalib.evaluation.corrections import corrected, smallest_detectable, warn_of_floors
 from metalib.evaluation.intervals import mean_interval, share_interval
 from metalib.evaluation.observers import (
     Reading,
@@ -71,8 +71,8 @@ def representation_test(
     nulls: str | Sequence[str] | None = None,
     natural: ImageSet | Tensor | None = None, labels: Any = None, draws: int = 59,
     permutations: int = 10_000, resamples: int = 1_000, level: float = 0.95,
-    correction: str = "fdr_bh", seed: int = 0, cache: str | Path | Literal[False] | None = None,
-    batch_size: int = 100,
+    correction: str | None = "fdr_bh", alpha: float = 0.05, seed: int = 0,
+    cache: str | Path | Literal[False] | None = None, batch_size: int = 100,
 ) -> RepresentationTable:
     """Test whether metamers are more similar to their references than by chance.
 
@@ -106,7 +106,9 @@ def representation_test(
         level: of the intervals.
         correction: of the p-values of all images and stages of an observer and null: a method of
             statsmodels' `multipletests`, such as "fdr_bh" (Benjamini & Hochberg 1995), "fdr_by"
-            or "holm".
+            or "holm". None corrects nothing, for a caller who reads no corrected p-value:
+            `q_value`, `primary_p` and what follows from them are missing.
+        alpha: corrected p-values of at most this are significant.
         seed: of permutations, resamples and, with a reference's pixels, of its perturbations.
         cache: the folder in which activations of natural images are kept (default: the
             environment variable METALIB_CACHE, or `~/.cache/metalib/activations`); False keeps
@@ -118,7 +120,9 @@ def representation_test(
         RepresentationTable, a pandas.DataFrame with one row per observer, stage, image and null:
         `similarity`; `null_similarity`, the mean of the null, and `draws`, its number m; `auc`,
         the share of the null that is less similar; `p_value`, (b + 1) / (m + 1) (Phipson & Smyth
-        2010, doi:10.2202/1544-6115.1585); `q_value`, corrected over images and stages;
+        2010, doi:10.2202/1544-6115.1585); `q_value`, corrected over images and stages, the
+        family; `detectable`, the smallest share of the family that must be at its smallest p-value
+        before any of it is significant (see `metalib.evaluation.corrections.smallest_detectable`);
         `spearman`; `rank` of the reference among all references, by similarity to the metamer;
         `ceiling`, the similarity to copies of the reference shifted by a pixel and compressed as
         JPEG (for Responses see there); `recognised`, whether the observer gives the metamer the
@@ -130,10 +134,12 @@ def representation_test(
         something of their own, missing with fewer than two: means over images with intervals
         (`_low`, `_high`) of similarity and ceiling; `natural_95`, which one natural pair in 20
         exceeds; for each null the mean `auc`, the share `kept` of the way from the mean of the
-        null to the ceiling, and the p-value of the mean similarity; `primary_p`, that of the
-        primary test corrected by Holm's method over all rows; `top1`, the share of references
-        that are the nearest to their metamer, its `chance`, `mean_rank`, and the p-value of the
-        latter, `identification_p`; for each of `SECOND_ORDER`, the correlation between the
+        null to the ceiling, the share `significant` of images, beside it what is `detectable` in
+        the family, and the p-value of the mean similarity (`_p`), which cannot be below `_floor`;
+        `primary_p`, that of the primary test corrected by Holm's method over all rows, and the
+        smallest share of the rows that it can detect, `primary_detectable`; `top1`, the share of
+        references that are the nearest to their metamer, its `chance`, `mean_rank`, and the p-value
+        of the latter, `identification_p`; for each of `SECOND_ORDER`, the correlation between the
         dissimilarity matrices of references and of metamers or debiased CKA, with interval,
         p-value permuting stimuli (Mantel) and within classes (`_p_within`); `cka_score`, which is
         0 at the mean of the permutations and 1 at identity.
@@ -144,7 +150,8 @@ def representation_test(
             that lack what a null needs.
 
     Warns:
-        UserWarning: which nulls were left out, and what they need.
+        UserWarning: which nulls were left out, and what they need; and of which corrected p-values
+            the floors decide what can be found, see `metalib.evaluation.corrections.is_switch`.
 
     Example:
         >>> from metalib import load_images, load_model, representation_test
@@ -174,16 +181,19 @@ def representation_test(
         else:
             read[observer.name] = read_responses(observer, chosen, labels, set(nulls))
     for name, readings in read.items():
-        table, rows = _test_observer(name, readings, nulls, chance, correction)
+        table, rows = _test_observer(name, readings, nulls, chance, correction, alpha)
         tables.append(table)
         cells += rows
-    summary = pd.DataFrame(cells)
+    table, summary = pd.concat(tables, ignore_index=True), pd.DataFrame(cells)
     primary = "same-class" if "same-class" in nulls else nulls[0]
-    summary["primary_p"] = corrected(summary[f"{primary}_p"], "holm")
-    table = pd.concat(tables, ignore_index=True)
+    summary["primary_p"] = corrected(summary[f"{primary}_p"], "holm") if correction else np.nan
+    summary["primary_detectable"] = smallest_detectable(
+        summary[f"{primary}_floor"], "holm", alpha) if correction else np.nan
+    if correction:
+        _warn_of_floors(table, summary[f"{primary}_floor"], nulls, correction, alpha)
     first = ["observer", "stage", "image", "null", "similarity", "p_value", "q_value"]
     result = RepresentationTable(table[first + [name for name in table if name not in first]])
-    result._summary = summary
+    result._summary, result.attrs = summary, {"alpha": alpha}
     return result
 
 
@@ -233,7 +243,9 @@ def verdict(table: pd.DataFrame, *, alpha: float = 0.05, level: float = 0.95) ->
 
     Returns:
         pandas.DataFrame, one row per stage and null: `observers`, `images`, `share`, `share_low`,
-        `share_high`, `auc`, `auc_low`, `auc_high`.
+        `share_high`; `detectable`, the smallest share of the images and stages of an observer that
+        could have been found, the largest over observers (missing where `alpha` is not that of the
+        test); `auc`, `auc_low`, `auc_high`.
     """
     rows = []
     cells: Any = table.groupby(["stage", "null"], sort=False)
@@ -245,11 +257,13 @@ def verdict(table: pd.DataFrame, *, alpha: float = 0.05, level: float = 0.95) ->
         share, *share_ends = (share_interval(q_values <= alpha, level) if q_values.size
                               else [np.nan] * 3)
         mean, *mean_ends = mean_interval(auc, level)
+        known = "detectable" in cell and table.attrs.get("alpha") == alpha
         rows.append((stage, null, *q_values.shape, share, *share_ends,
+                     cell["detectable"].max() if known else np.nan,
                      mean, *np.clip(mean_ends, 0, 1)))
     return pd.DataFrame(rows, columns=[
         "stage", "null", "observers", "images", "share", "share_low", "share_high",
-        "auc", "auc_low", "auc_high"])
+        "detectable", "auc", "auc_low", "auc_high"])
 
 
 def _listed(
@@ -313,7 +327,7 @@ def _kinds(reading: Reading) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 def _test_observer(
     name: str, readings: Iterable[tuple[str, Reading]], nulls: Sequence[str], chance: Chance,
-    correction: str,
+    correction: str | None, alpha: float,
 ) -> tuple[pd.DataFrame, list[dict]]:
     """All tests of one observer: its rows of the table, and of the summary."""
     columns, cells = [], []
@@ -321,10 +335,53 @@ def _test_observer(
         by_null, cell = _test_stage(reading, nulls, chance, f"{name}, {stage}")
         columns += [{"observer": name, "stage": stage, **values} for values in by_null]
         cells.append({"observer": name, "stage": stage, **cell})
-    table = _frame(columns)
-    for _, family in table.groupby("null"):
-        table.loc[family.index, "q_value"] = corrected(family["p_value"], correction)
+    table = _frame(columns).assign(q_value=np.nan, detectable=np.nan)
+    if correction:
+        _correct(table, correction, alpha)
+    hits: Any = (table["q_value"] <= alpha).where(table["q_value"].notna()).astype(float)
+    means: Any = table.assign(significant=hits).groupby(["stage", "null"])[
+        ["significant", "detectable"]].mean()
+    for cell in cells:
+        cell |= {f"{null}_{name}": value for null in nulls
+                 for name, value in means.loc[(cell["stage"], null)].items()}
     return table, cells
+
+
+def _correct(table: pd.DataFrame, correction: str, alpha: float) -> None:
+    """Fill in what is corrected over the images and stages of an observer, for each null."""
+    families: Any = table.dropna(subset="p_value").groupby("null")
+    for _, family in families:
+        table.loc[family.index, "q_value"] = corrected(family["p_value"], correction)
+        table.loc[family.index, "detectable"] = smallest_detectable(
+            _floors(family), correction, alpha)
+
+
+def _floors(family: Any) -> Any:
+    """The smallest p-value that each row can have."""
+    return 1 / (family["draws"] + 1)
+
+
+def _warn_of_floors(
+    table: pd.DataFrame, primary: Any, nulls: Sequence[str], correction: str, alpha: float,
+) -> None:
+    """Warn of corrected p-values of which floors decide what they can find.
+
+    Of several observers the one whose floors decide most stands for all. `primary` are the floors
+    of the primary test.
+    """
+    families = {}
+    for null in nulls:
+        rows: Any = table[(table["null"] == null) & table["p_value"].notna()]
+        if len(rows):
+            worst = rows.loc[rows["detectable"].idxmax(), "observer"]
+            families[f"null {null!r}"] = _floors(rows[rows["observer"] == worst])
+    warn_of_floors(
+        "q_value, for single images,", families, correction, "More natural images (natural=) or "
+        "perturbations (draws=) lower that; summary() has tests of all images together, and "
+        "correction=None is for those who read no corrected p-value", alpha)
+    warn_of_floors(
+        "primary_p, for all images together,", {"rows of the summary": primary}, "holm",
+        "More permutations or images lower that", alpha)
 
 
 def _frame(tables: list[dict]) -> pd.DataFrame:
@@ -392,9 +449,10 @@ def _tests(
         "recognised": known.mean() if len(known) else np.nan}
     tables = []
     for null in nulls:
-        first, group_p = _first_order(reading, null, similarity, chance, where)
+        first, group = _first_order(reading, null, similarity, chance, where)
         tables.append({**columns, "null": null, **first})
-        cell |= _null_summary(null, first, similarity, ceiling) | {f"{null}_p": group_p}
+        cell |= _null_summary(null, first, similarity, ceiling) | {
+            f"{null}_{name}": value for name, value in group.items()}
     cell |= _identification(reading.to_natural, rank, chance)
     del reading.to_natural, rank  # no longer needed; with many images the largest arrays
     return tables, cell | _second_order(reading, chance)
@@ -408,8 +466,8 @@ def _ends(name: str, ends: tuple[float, float]) -> dict[str, float]:
 
 def _first_order(
     reading: Reading, null: str, similarity: np.ndarray, chance: Chance, where: str,
-) -> tuple[dict[str, np.ndarray], float]:
-    """Columns of the table for one null, and the p-value of the mean similarity."""
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Columns of the table for one null, and the p-value of the mean similarity with its floor."""
     n = len(similarity)
     if null in PERTURBED:
         drawn = reading.perturbed(null)
@@ -417,11 +475,12 @@ def _first_order(
         counted = np.ones(values.shape, dtype=bool)
         counted[:, 0] = False
         chosen = chance.choices(n, drawn.shape[1])
+        floor = chance.floor_of_choices(n, drawn.shape[1])
     else:
         strata = _strata(reading, null, where)
         values = reading.to_natural
         counted = (strata[:n, None] == strata) & ~np.eye(n, len(strata), dtype=bool)
-        chosen = chance.stand_ins(strata, n)
+        chosen, floor = chance.stand_ins(strata, n), chance.floor(strata, n)
     m, observed = counted.sum(1), similarity[:, None]
     at_least = (counted & (values >= observed - TIE)).sum(1)
     ties = at_least - (counted & (values > observed + TIE)).sum(1)
@@ -429,7 +488,8 @@ def _first_order(
         columns = {
             "null_similarity": np.where(counted, values, 0).sum(1) / m, "draws": m,
             "auc": 1 - (at_least - ties / 2) / m, "p_value": (at_least + 1) / (m + 1)}
-    return columns, float(p_value(similarity.sum(), values[np.arange(n), chosen].sum(1)))
+    mean_p = p_value(similarity.sum(), values[np.arange(n), chosen].sum(1))
+    return columns, {"p": float(mean_p), "floor": floor}
 
 
 def _strata(reading: Reading, null: str, where: str) -> np.ndarray:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from metalib.evaluation import crossed
 from metalib.evaluation.intervals import mean_interval
+from metalib.evaluation.reference import nested
 
 OWN, OTHERS, NOISE = "own metamers", "metamers of others", "noise of the same size"
 BOUNDS = {"ssim": (-1.0, 1.0), "layout": (-1.0, 1.0), "own": (0.0, 1.0), "others": (0.0, 1.0)}
@@ -55,7 +56,7 @@ def auroc(
 
     Returns:
         `estimate`, a mean over networks and images (0.5: they cannot be told apart), `low`, `high`,
-        and the numbers of `networks` and `images`.
+        and the numbers of `networks`, `images`, and `photographs` of each network.
 
     Raises:
         ValueError: there are no such rows.
@@ -64,13 +65,18 @@ def auroc(
     if rows.empty:
         raise ValueError(f"the table has no {kind} of {stage}")
     area = rows.assign(area=below(rows, photographs, score))
+    natural = _photographs(photographs)
     if kind != OTHERS:
-        return _over(area.pivot_table("area", "observer", "image"))
-    found = crossed.means(area.rename(columns={"network": "generator"}).drop(columns="stage"), [],
-                          value="area").iloc[0]
-    return {"estimate": float(found["mean"]), "low": max(float(found["low"]), 0.0),
-            "high": min(float(found["high"]), 1.0), "networks": int(found["observers"]),
-            "images": int(found["images"])}
+        return {**_over(area.pivot_table("area", "observer", "image")), **natural}
+    found = crossed.estimate(nested(area.rename(columns={"network": "generator"})), value="area")
+    return {**found, "low": max(found["low"], 0.0), "high": min(found["high"], 1.0),
+            "networks": found["observers"], **natural}
+
+
+def _photographs(table: Any) -> dict[str, int]:
+    """How many photographs each network was shown."""
+    natural = table[table["kind"] == "photographs"]
+    return {"photographs": int(natural.groupby("observer").size().min())}
 
 
 def doubt(
@@ -87,7 +93,7 @@ def doubt(
     cells: Any = area.pivot_table("area", ["observer", "image"], "kind")
     if missing := {OWN, kind} - set(cells):
         raise ValueError(f"the table has no {', '.join(missing)} of {stage}")
-    return _over((cells[kind] - cells[OWN]).unstack().dropna())
+    return {**_over((cells[kind] - cells[OWN]).unstack().dropna()), **_photographs(photographs)}
 
 
 def doubts(

@@ -18,32 +18,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from metalib.data import ImageSet
-from metalib.evaluation.confidence import confidence
-from metalib.evaluation.criterion import (
-    LEAST_PAIRS,
-    Criterion,
-    Evoked,
-    NullDistribution,
-    defined,
-    judge,
-    published,
-    truths,
+from metalib.evaluation.correspondence import (
+    Correspondence,
+    corresponding_stage,
+    nearest,
+    relative_depth,
 )
+from metalib.evaluation.criterion import NullDistribution, judge
 from metalib.evaluation.inventory import Entry, Loader, Nulls
+from metalib.evaluation.shown import Observer
 from metalib.generation import starts
 from metalib.generation.generate import generate
-from metalib.models import Model
 from metalib.plain import SEEDS, whole
 from metalib.progress import bar
 from metalib.store import TableFile, TensorFile, address_of
 from metalib.version import __version__
 
+__all__ = ["RELATIONS", "Observer", "Plan", "corresponding_stage", "relation", "relative_depth",
+           "transfer_study"]
 RELATIONS = ("itself", "other seed", "other training", "other architecture", "both differ")
 
 
@@ -52,9 +49,10 @@ def transfer_study(
     directory: str | Path | None = None,
     nulls: Mapping[tuple[str, str], NullDistribution] | None = None,
     null_images: ImageSet | None = None, steps: int = 100, seed: int = 0, stop: bool = False,
-    generation: dict | None = None, controls: bool = True, cards: dict[str, dict] | None = None,
-    batch_size: int = 100, device: Any = None, allow_pickle: bool = False,
-    progress: bool | None = None,
+    generation: dict | None = None, controls: bool = True,
+    correspondences: Sequence[str] = ("name",), correspondence_images: ImageSet | None = None,
+    cards: dict[str, dict] | None = None, batch_size: int = 100, device: Any = None,
+    allow_pickle: bool = False, progress: bool | None = None,
 ) -> pd.DataFrame:
     """Make metamers of every generator at every stage, show them to every observer, and report.
 
@@ -76,6 +74,10 @@ def transfer_study(
         generation: a dict of further keywords of `generate`, such as {"optimizer": "adam"}.
         controls: show the observers, for each metamer, also its reference plus noise at the same
             distance.
+        correspondences: how the observer's stage is chosen, one or more of "name", "depth" and
+            "cka", see `metalib.evaluation.correspondence`. Each after the first adds columns.
+        correspondence_images: natural images for "cka", some hundreds; copies of references among
+            them are left out.
         cards: a dict from names of models to dicts that complete or replace their cards:
             architecture, training, seed.
         batch_size: images that go through an observer together.
@@ -88,7 +90,7 @@ def transfer_study(
         in the order of the arguments:
 
         - `generator`, `stage`, `depth` (of the stage among those of its generator, 0 the first and
-          1 the last), `observer`, `observer_stage` (see `corresponding_stage`), `relation` of the
+          1 the last), `observer`, `observer_stage` (by the first correspondence), `relation` of the
           two (one of `RELATIONS`; missing where a card is), `image`;
         - `recognised`: the observer's answer is the true label (missing where the label is unknown
           to it, or where it gives no answer, since no class is the largest or it has no classes);
@@ -97,23 +99,30 @@ def transfer_study(
         - `agrees`: the observer's answer is its own answer to the reference (missing where it gives
           none); `confidence`: its largest softmax probability (NaN without classes);
         - `match`: Pearson correlation of the observer's activations to metamer and reference at
-          its stage (NaN where it is not defined); `p_value`: its p-value under the observer's
-          null; `passed`: whether the metamer passes the published criterion (see `Criterion`)
-          there (missing where that gives no verdict, see `judge`);
+          its stage (NaN where it is not defined); `scaled_match`: the same on a scale from 0, that
+          of unrelated images, to 1, that of copies of the reference, see
+          `metalib.evaluation.shown.Scale`, with its ends `null_mean` and `ceiling`;
+        - `passed`: whether the metamer passes the published criterion (see `Criterion`) there
+          (missing where that gives no verdict, see `judge`); `p_value`: the largest p-value of the
+          measures that count there, under the observer's null. At another threshold p, those pass
+          whose `p_value` is at most p and with which the observer `agrees`;
         - `generator_passed`: whether the metamer passes it at its own generator and stage. Only
           these count;
         - `distance`: from the reference, root mean square over pixels in [0, 1]; `evaluations`:
           gradient evaluations used;
-        - `control_recognised`, `control_agrees`, `control_match`, `control_passed`: the same for
-          the perturbation of the same reference at the same distance (without `controls`, these
-          columns are not there);
+        - `control_recognised`, `control_agrees`, `control_match`, `control_scaled_match`,
+          `control_p_value`, `control_passed`: the same for the perturbation of the same reference
+          at the same distance (without `controls`, these columns are not there);
+        - for each correspondence after the first, such as "depth", `observer_stage_depth`,
+          `match_depth`, `scaled_match_depth`, `p_value_depth` and `passed_depth`;
         - `generator_` and `observer_` `architecture`, `training`, `seed`: from the model's card,
           or missing.
 
     Raises:
-        ValueError: a model given twice or under another's name, unknown stages, images without
-            labels or of another size, a null that is missing or not of that model. All models are
-            loaded once before anything is made, so that this comes first.
+        ValueError: a model given twice or under another's name, unknown stages or
+            correspondences, images without labels or of another size, a null that is missing or
+            not of that model. All models are loaded once before anything is made, so that this
+            comes first.
         KeyboardInterrupt: what was done is in `directory`.
 
     Warns:
@@ -137,7 +146,8 @@ def transfer_study(
     plan = Plan.of(
         load.entries(generators, images, "generators"),
         load.entries(observers, images, "observers"), images, stages,
-        Nulls(nulls or {}, null_images), stop,
+        Nulls(nulls or {}, null_images), Correspondence(load, correspondence_images, images),
+        correspondences, stop,
         {**(generation or {}), "steps": steps, "seed": seed}, controls, batch_size)
     with contextlib.ExitStack() as stack:
         folder = Path(directory or stack.enter_context(tempfile.TemporaryDirectory()))
@@ -156,12 +166,14 @@ class Plan:
 
     Attributes:
         sources: pairs of a generator and one of its stages.
+        stages: by correspondence, for each source the stage of each observer.
         observers: the models that are shown the metamers.
         images: the references; `references`: their hash, also of what is beyond 8 bits.
         nulls, stop, generation, controls, batch_size: see `transfer_study`.
     """
 
     sources: list[tuple[Entry, str]]
+    stages: dict[str, list[list[str]]]
     observers: list[Entry]
     images: ImageSet
     references: str
@@ -174,27 +186,37 @@ class Plan:
     @classmethod
     def of(
         cls, generators: list[Entry], observers: list[Entry], images: ImageSet, stages: Any,
-        nulls: Nulls, stop: bool, generation: dict, controls: bool, batch_size: int,
+        nulls: Nulls, correspondence: Correspondence, rules: Sequence[str], stop: bool,
+        generation: dict, controls: bool, batch_size: int,
     ) -> "Plan":
         """Check what was asked for.
 
         Raises:
-            ValueError: unknown stages, or a null that is missing or of another model.
+            ValueError: unknown stages or correspondences, or a null that is missing or of another
+                model.
         """
         if stages is not None and not isinstance(stages, (dict, list, tuple)):
             raise ValueError("stages is a list of names or of depths in [0, 1], or a dict of such "
                              f"lists by generator, not {stages!r}")
         sources = [(entry, stage) for entry in generators for stage in _chosen(entry, stages)]
-        nulls.check(sources + [(observer, corresponding_stage(entry, stage, observer))
-                               for entry, stage in sources for observer in observers])
+        rules = [rules] if isinstance(rules, str) else list(rules)
+        correspondence.check(rules)
+        at = {rule: [[correspondence(rule, entry, stage, observer) for observer in observers]
+                     for entry, stage in sources] for rule in rules}
+        nulls.check(sources + [pair for rows in at.values() for row in rows
+                               for pair in zip(observers, row)])
         references = address_of(images.sha256, images.images)
-        return cls(sources, observers, images, references, nulls, stop, generation, controls,
+        return cls(sources, at, observers, images, references, nulls, stop, generation, controls,
                    batch_size)
 
     @property
     def size(self) -> int:
         """The number of files to be made."""
         return len(self.sources) * (1 + len(self.observers))
+
+    def looked_at(self, column: int) -> list[str]:
+        """The stages of an observer, by its number, that are looked at."""
+        return list(dict.fromkeys(row[column] for rows in self.stages.values() for row in rows))
 
     def metamers(self, folder: Path, entry: Entry, stage: str) -> TensorFile:
         """The file of the metamers of a generator at a stage."""
@@ -215,36 +237,6 @@ class Plan:
             __version__)
         return TableFile(folder, address, {
             "generator": entry.name, "stage": stage, "observer": observer.name})
-
-
-def corresponding_stage(generator: Any, stage: str, observer: Any) -> str:
-    """The observer's stage at which a metamer of the generator's stage is looked at.
-
-    The same stage where both models list the same stages, as within the bundled zoo; otherwise the
-    one whose relative depth (its position among the stages, from 0 for the first to 1 for the
-    last) is nearest, the earlier of two that are equally near.
-
-    Args:
-        generator, observer: Models, or anything with `stages`.
-        stage: one of the generator's.
-
-    Example:
-        >>> from metalib import load_model
-        >>> corresponding_stage(load_model("zoo/vgg-standard-0"), "group3",
-        ...                     load_model("zoo/cct-standard-0"))
-        'group3'
-    """
-    if tuple(generator.stages) == tuple(observer.stages):
-        return stage
-    return _nearest(observer.stages, relative_depth(generator.stages, stage))
-
-
-def relative_depth(stages: Sequence[str], stage: str) -> float:
-    """Position of a stage among those of its model, from 0 for the first to 1 for the last.
-
-    1 for an only one.
-    """
-    return list(stages).index(stage) / (len(stages) - 1) if len(stages) > 1 else 1.0
 
 
 def relation(a: Mapping, b: Mapping) -> str | None:
@@ -290,12 +282,7 @@ def _chosen(entry: Entry, stages: Any) -> list[str]:
 def _at_depth(stages: Sequence[str], depth: Any) -> str:
     if not isinstance(depth, (int, float)) or not 0 <= depth <= 1:
         raise ValueError(f"a stage is a name, or a relative depth from 0 to 1, not {depth!r}")
-    return _nearest(stages, depth)
-
-
-def _nearest(stages: Sequence[str], depth: float) -> str:
-    """The stage whose relative depth is nearest, the earlier of two that are equally near."""
-    return min(stages, key=lambda stage: round(abs(relative_depth(stages, stage) - depth), 9))
+    return nearest({stage: relative_depth(stages, stage) for stage in stages}, depth)
 
 
 # --- Make ---------------------------------------------------------------------------------------
@@ -343,18 +330,31 @@ def _show(
     for column, entry in enumerate(plan.observers):
         observer = None
         for row, ((generator, stage), metamers) in enumerate(zip(plan.sources, made)):
-            at = corresponding_stage(generator, stage, entry)
-            part = plan.part(folder, generator, stage, entry, at, metamers)
-            if not part.is_stored():
-                observer = observer or Observer(load(entry), plan.images, plan.batch_size)
-                null = plan.nulls(observer.model, at)
-                part.write(observer.table(at, null, metamers.read(), plan.controls))
-            parts[row, column] = part.read().assign(**_about(generator, stage, entry, at))
+            stages = {rule: at[row][column] for rule, at in plan.stages.items()}
+            files = {at: plan.part(folder, generator, stage, entry, at, metamers)
+                     for at in dict.fromkeys(stages.values())}
+            if missing := [at for at in files if not files[at].is_stored()]:
+                observer = observer or Observer(
+                    load(entry), plan.images, plan.batch_size, plan.looked_at(column))
+                nulls = {at: plan.nulls(observer.model, at) for at in missing}
+                for at, table in observer.tables(nulls, metamers.read(), plan.controls).items():
+                    files[at].write(table)
+            parts[row, column] = _beside({rule: files[at].read().assign(observer_stage=at)
+                                          for rule, at in stages.items()}).assign(
+                                              **_about(generator, stage, entry))
             done()
     return parts
 
 
-def _about(generator: Entry, stage: str, observer: Entry, observer_stage: str) -> dict:
+def _beside(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The table of the first correspondence, and what differs in the others as more columns."""
+    (_, table), *others = found.items()
+    more = {f"{name}_{rule}": other[name] for rule, other in others for name in (
+        "observer_stage", "match", "scaled_match", "p_value", "passed")}
+    return table.assign(**more)
+
+
+def _about(generator: Entry, stage: str, observer: Entry) -> dict:
     """The columns that are the same for all images of a part."""
     related = relation(generator.card, observer.card)
     if generator.fingerprint == observer.fingerprint:
@@ -366,121 +366,7 @@ def _about(generator: Entry, stage: str, observer: Entry, observer_stage: str) -
              for key in ("architecture", "training", "seed")}
     return {"generator": generator.name, "stage": stage,
             "depth": relative_depth(generator.stages, stage), "observer": observer.name,
-            "observer_stage": observer_stage, "relation": related, **cards}
-
-
-class Observer:
-    """A model that looks at metamers, and what the references evoke in it, computed once.
-
-    Args:
-        model: the observer.
-        images: the references.
-        batch_size: images that go through the model together.
-    """
-
-    def __init__(self, model: Model, images: ImageSet, batch_size: int):
-        self.model, self.images, self.batch_size = model, images, batch_size
-        self.labels = _labels(model, images)
-        self.known: dict[str, Evoked] = {}
-        with torch.no_grad():
-            logits = [model(batch) for batch in self._batches(images.images)
-                      ] if model.has_classes else []
-        self.answers, self.reference_recognised, _ = self._said(logits, len(images))
-
-    def table(
-        self, stage: str, null: NullDistribution, metamers: dict[str, Tensor], controls: bool,
-    ) -> pd.DataFrame:
-        """What the observer makes of metamers and of their controls: one row per image.
-
-        Args:
-            stage, null: of the observer.
-            metamers: see `_make`.
-            controls: whether to look at the controls, too.
-        """
-        criterion = published(null).on(self.model)
-        seen = self._look(stage, criterion, metamers["images"])
-        columns = {"image": np.arange(len(self.images)),
-                   **{name: seen[name] for name in ("recognised", "agrees", "confidence", "match")},
-                   "p_value": np.where(np.isnan(seen["match"]), np.nan,
-                                       null.p_value("pearson", seen["match"])),
-                   "passed": seen["passed"],
-                   "generator_passed": metamers["passed"].bool().numpy(),
-                   "distance": metamers["distance"].numpy(),
-                   "evaluations": metamers["evaluations"].numpy(),
-                   "reference_recognised": self.reference_recognised}
-        if controls:
-            seen = self._look(stage, criterion, metamers["controls"])
-            columns |= {f"control_{name}": seen[name]
-                        for name in ("recognised", "agrees", "match", "passed")}
-        return pd.DataFrame(columns)
-
-    def _look(self, stage: str, criterion: Criterion, pictures: Tensor) -> dict[str, Any]:
-        """Columns of the table for pictures (B, 3, H, W) of 8 bits, in the references' order."""
-        evoked, classes, found = self._evoked(stage), self.model.has_classes, []
-        every, said = torch.arange(len(pictures), device=self.model.device), []
-        for batch, rows in zip(self._batches(pictures), every.split(self.batch_size)):
-            with torch.no_grad():
-                read, logits = self.model.read(batch.float() / 255, [stage], logits=classes)
-            activations, given = read[stage], torch.full_like(rows, -1)
-            if classes:
-                said.append(logits)
-                given = self.model.answer_of(logits)
-            similar = evoked.similarity_from_products(activations, rows)
-
-            def similarity(metric, some, similar=similar, activations=activations, rows=rows):
-                if metric in similar:
-                    return similar[metric][some]
-                return evoked.similarity(metric, activations[some], rows[some])
-
-            found.append((similar["pearson"],
-                          *criterion.verdicts(evoked, rows, activations, given, similarity)))
-        match, passed, judged = (torch.cat(parts).cpu() for parts in zip(*found))
-        answers, recognised, confident = self._said(said, len(pictures))
-        alike = criterion.null.flaw("pearson") if criterion.null.pairs >= LEAST_PAIRS else ""
-        known = defined("pearson", evoked.activations).cpu() & (alike == "")
-        return {"recognised": recognised, "confidence": confident,
-                "agrees": truths(evoked.agrees(answers, every).cpu(),
-                                 ((answers >= 0) & (evoked.answers >= 0)).cpu()),
-                "match": match.double().where(known, np.nan).numpy(),
-                "passed": truths(passed, judged)}
-
-    def _evoked(self, stage: str) -> Evoked:
-        if stage not in self.known:
-            with torch.no_grad():
-                activations = [self.model.activations(batch, stage)
-                               for batch in self._batches(self.images.images)]
-            self.known[stage] = Evoked(torch.cat(activations), self.answers)
-        return self.known[stage]
-
-    def _said(self, logits: list[Tensor], count: int) -> tuple[Tensor, Any, np.ndarray]:
-        """Answers (count,), whether they are the true ones, and the confidence in them.
-
-        Whether they are true is missing where the truth or the answer is; of models without
-        classes, whose list of logits is empty, all is.
-        """
-        if not logits:
-            none = torch.full((count,), -1, device=self.model.device)
-            return none, truths(np.zeros(count), np.zeros(count)), np.full(count, np.nan)
-        every = torch.cat(logits)
-        answers = self.model.answer_of(every)
-        given, right = answers.cpu(), answers.cpu() == self.labels
-        if self.model.coarse_names:
-            truth = self.model.coarse_of(self.labels)
-            right = torch.where(truth >= 0, given == truth, every.cpu().argmax(1) == self.labels)
-        return (answers, truths(right, (self.labels >= 0) & (given >= 0)),
-                confidence(every).cpu().double().numpy())
-
-    def _batches(self, pictures: Tensor) -> list[Tensor]:
-        return [batch.to(self.model.device) for batch in pictures.split(self.batch_size)]
-
-
-def _labels(model: Model, images: ImageSet) -> Tensor:
-    """The labels as classes of the model, by name where both have names; -1 where unknown."""
-    if not images.class_names or not model.class_names:
-        return images.labels
-    place = {name: number for number, name in enumerate(model.class_names)}
-    renamed = torch.tensor([place.get(name, -1) for name in images.class_names])
-    return torch.where(images.labels >= 0, renamed[images.labels.clamp_min(0)], -1)
+            "relation": related, **cards}
 
 
 # --- Collect ------------------------------------------------------------------------------------

@@ -1,11 +1,19 @@
 """What of metamers other networks share: estimates of the tables of `transfer_study`.
 
     rows = counted(table, stage="features")          # late metamers, shown to other networks
-    share(table, stage="features", value="passed")   # {"estimate": ..., "low": ..., "high": ...}
+    average(table, stage="features")                 # {"estimate": ..., "low": ..., "high": ...}
     contrasts(table, stage="features")               # differences of trainings and of relations
+    required(table, stage="features")                # what shared invariances go with
+
+What is averaged is the scaled match (`value="scaled_match"`): how similar an observer's activations
+to metamer and reference are, from 0, as similar as those to unrelated images, to 1, as those to
+copies (see `metalib.evaluation.shown.Scale`). Beside it stand two shares: of metamers that the
+observer answers as it answers the reference ("agrees"), and of those that pass its criterion
+("passed").
 
 Only metamers that pass at their own generator count. Intervals (95 %) are those of `crossed.means`
-and `crossed.differences`: generators, observers and images are all random.
+and `crossed.differences`: generators, observers and images are all random, and networks of one
+architecture and training are nested in their kind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +24,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from metalib.evaluation import crossed
+from metalib.evaluation import crossed, dyads
 from metalib.evaluation.criterion import judge
 from metalib.evaluation.nulls import load_null
+from metalib.evaluation.reference import cards, nested
 from metalib.generation.metamers import Metamers
 from metalib.models import Model
 
@@ -31,6 +40,9 @@ CONTRASTS = {  # a name for what is compared, the column, and the first less the
         ("other seed", "other training"), ("other seed", "other architecture"),
         ("other architecture", "other training"), ("other architecture", "both differ"),
         ("other training", "both differ"))}}
+VALUES = {"scaled_match": "scaled match", "agrees": "observers agree", "passed": "metamers pass"}
+WAYS = {"by name": "scaled_match", "by depth": "scaled_match_depth", "by CKA": "scaled_match_cka"}
+
 
 
 def counted(table: pd.DataFrame, *, stage: str = "") -> pd.DataFrame:
@@ -53,130 +65,260 @@ def counted(table: pd.DataFrame, *, stage: str = "") -> pd.DataFrame:
     return rows
 
 
-def pairs(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
-    """The rows of all pairs, metamers shown to their own network among them, sorted by kind."""
-    rows: Any = table[table["generator_passed"].astype(bool) & (table["stage"] == stage)]
-    by = [f"{role}_{key}" for role in ("generator", "observer")
-          for key in ("training", "architecture")]
-    return rows.sort_values([*by, "generator", "observer"], kind="stable")
-
-
-def share(
-    table: pd.DataFrame, *, stage: str, value: str = "agrees", resamples: int = 2000,
+def average(
+    table: pd.DataFrame, *, stage: str, value: str = "scaled_match", relation: str = "",
 ) -> dict[str, Any]:
-    """The share of metamers for which a column is true, over other networks.
+    """The mean of a column over metamers shown to other networks.
 
     Args:
         table, stage: as in `counted`.
-        value: such as "agrees", "passed" or "recognised".
-        resamples: as in `crossed.means`.
+        value: such as "scaled_match"; or "agrees", "passed" or "recognised", of which it is the
+            share.
+        relation: of generator and observer, one of `RELATIONS`; "" takes all.
 
     Returns:
-        `estimate`, `low`, `high`, and the numbers of `generators`, `observers` and `images`. Where
-        all rows are the same, their resamples are, too. The interval is then Clopper and Pearson's
-        for as many observations as there are networks, of the role that has fewer.
+        A dict as of `crossed.estimate`; its numbers are missing where no pair is so related.
     """
     rows: Any = counted(table, stage=stage)
-    found = _mean(rows, value, resamples)
-    return found | {name: min(max(found[name], 0.0), 1.0) for name in ("low", "high")}
+    rows = rows[rows["relation"] == relation] if relation else rows
+    if rows.empty:
+        return {**dict.fromkeys(("estimate", "low", "high"), np.nan), **_sizes(rows)}
+    found = crossed.estimate(rows, value=value)
+    if _is_share(rows[value]):
+        found |= {name: min(max(found[name], 0.0), 1.0) for name in ("low", "high")}
+    return found
 
 
-def beyond_passing(
-    table: pd.DataFrame, *, stage: str, resamples: int = 2000,
-) -> dict[str, Any]:
+def beyond_passing(table: pd.DataFrame, *, stage: str) -> dict[str, Any]:
     """How many more metamers other networks agree on than pass there, as a difference of shares.
 
-    The arguments and the dict are those of `share`.
+    The arguments and the dict are those of `average`.
     """
-    return _difference(counted(table, stage=stage), "agrees", "passed", resamples)
+    return _difference(counted(table, stage=stage), "agrees", "passed")
 
 
 def excess(
-    table: pd.DataFrame, *, stage: str, training: str = "", resamples: int = 2000,
+    table: pd.DataFrame, *, stage: str, training: str = "", value: str = "scaled_match",
 ) -> dict[str, Any]:
-    """How many more metamers others agree on than references with noise at the same distance.
+    """By how much metamers exceed references with noise at the same distance, in other networks.
 
     Args:
-        table, stage, resamples: as in `share`.
+        table, stage, value: as in `average`.
         training: of the generators; "" takes all.
 
     Returns:
-        A difference of shares, in a dict as of `share`.
+        A difference of means, in a dict as of `average`.
     """
     rows: Any = counted(table, stage=stage)
     rows = rows[rows["generator_training"] == training] if training else rows
-    return _difference(rows, "agrees", "control_agrees", resamples)
+    return _difference(rows, value, f"control_{value}")
 
 
-def excesses(table: pd.DataFrame, *, resamples: int = 2000) -> pd.DataFrame:
+def excesses(table: pd.DataFrame, *, value: str = "scaled_match") -> pd.DataFrame:
     """The `excess` by training of the generator and stage: the rows of `crossed.means`."""
     rows: Any = counted(table)
-    rows = rows.assign(excess=_less(rows, "agrees", "control_agrees"))
-    return crossed.means(rows, ["generator_training", "stage"], value="excess", resamples=resamples)
+    rows = rows.assign(excess=_less(rows, value, f"control_{value}"))
+    return crossed.means(rows, ["generator_training", "stage"], value="excess")
+
+
+def beyond_mirror(
+    table: pd.DataFrame, copies: pd.DataFrame, *, stage: str, control: str = "mirror image",
+    value: str = "scaled_match",
+) -> dict[str, Any]:
+    """By how much metamers exceed a copy of the reference, such as its mirror image.
+
+    Args:
+        table, stage, value: as in `average`.
+        copies: as `metalib.evaluation.shown.positive_controls` returns it, of the same references.
+        control: a name of `metalib.evaluation.controls.COPIES`.
+
+    Returns:
+        A difference of means over the same observers and images, in a dict as of `average`.
+    """
+    rows: Any = counted(table, stage=stage)
+    shown: Any = copies[copies["control"] == control]
+    both = rows.merge(shown[["observer", "stage", "image", value]], how="left", validate="m:1",
+                      on=["observer", "stage", "image"], suffixes=("", "_of_copy"))
+    return _difference(both, value, f"{value}_of_copy")
+
+
+def of_copies(copies: pd.DataFrame) -> pd.DataFrame:
+    """What observers make of copies of the references: the yardstick of every matrix.
+
+    Args:
+        copies: as in `beyond_mirror`.
+
+    Returns:
+        A row for each `control` and `stage`, in the order of depth: the means over observers and
+        images of `scaled_match`, `agrees` and `passed`.
+    """
+    values: Any = copies.assign(**{name: copies[name].astype(float) for name in VALUES})
+    found: Any = values.groupby(["control", "stage"], sort=False)[list(VALUES)].mean()
+    return found.reset_index()
+
+
+def beside_copies(
+    cells: pd.DataFrame, copies: pd.DataFrame, value: str, *, stage: str,
+) -> pd.DataFrame:
+    """A matrix of `by_kind` with what the same observers make of copies, as rows below.
+
+    Args:
+        cells: of `by_kind`, for the same value and stage.
+        copies, value: as in `beyond_mirror`.
+        stage: of the observers.
+
+    Returns:
+        The matrix with a row more for each control, at the training "copies" and the first word of
+        its name.
+    """
+    rows: Any = copies[copies["stage"] == stage]
+    below: Any = rows.assign(value=rows[value].astype(float)).pivot_table(
+        "value", "control", ["observer_training", "observer_architecture"], sort=False)
+    below.index = pd.MultiIndex.from_tuples([("copies", name.split()[0]) for name in below.index],
+                                            names=cells.index.names)
+    return pd.concat([cells, below.reindex(columns=cells.columns)])
+
+
+def by_threshold(table: pd.DataFrame, copies: pd.DataFrame, *, stage: str) -> pd.DataFrame:
+    """Shares that pass at other networks, by how unlikely an unrelated image is to be as similar.
+
+    The class condition stands apart: first without it, then with it.
+
+    Args:
+        table, stage: as in `average`.
+        copies: as in `beyond_mirror`.
+
+    Returns:
+        A row for each threshold `p`, from that of the null's maximum to one in ten, for metamers of
+        each training, their noise and each control, named by `shown`: the share `similar` of which
+        the largest p-value is at most p, and the share `passed` with which the observer agrees,
+        too.
+    """
+    rows: Any = counted(table, stage=stage)
+    at: Any = copies[copies["stage"] == stage]
+    parts = {f"metamers of {name} networks": (part["p_value"], part["agrees"])
+             for name, part in rows.groupby("generator_training", sort=False)}
+    parts["noise at their distance"] = rows["control_p_value"], rows["control_agrees"]
+    parts |= {name: (part["p_value"], part["agrees"])
+              for name, part in at.groupby("control", sort=False)}
+    steps = np.geomspace(1e-6, 0.1, 51)
+    found = [{"shown": name, "p": p, "similar": (values <= p * 1.001).mean(),
+              "passed": ((values <= p * 1.001) & agrees.astype(bool)).mean()}
+             for name, (values, agrees) in parts.items() for p in steps]
+    return pd.DataFrame(found)
+
+
+def passing(table: pd.DataFrame, *, stage: str, p: float = 0.0) -> dict[str, Any]:
+    """The share that passes at other networks, the class condition included.
+
+    Args:
+        table, stage: as in `average`.
+        p: the largest p-value that passes; 0 stands for the null's maximum, as published.
+
+    Returns:
+        A dict as of `average`.
+    """
+    similar = table["passed"] if not p else (table["p_value"] <= p * 1.001) & table["agrees"]
+    return average(table.assign(passes=similar.astype("boolean")), stage=stage, value="passes")
 
 
 def contrast(
-    table: pd.DataFrame, *, stage: str, by: str, first: str, second: str, value: str = "agrees",
-    resamples: int = 2000,
+    table: pd.DataFrame, *, stage: str, by: str, first: str, second: str,
+    value: str = "scaled_match",
 ) -> dict[str, Any]:
-    """The share of one group less that of another.
+    """The mean of one group less that of another.
 
     Args:
-        table, stage, value, resamples: as in `share`.
+        table, stage, value: as in `average`.
         by: the column of the groups: "relation", "generator_training" or "observer_training".
         first, second: the groups.
 
     Returns:
-        A difference of shares, in a dict as of `share`; missing where a group has no rows.
+        A difference of means, in a dict as of `average`; missing where a group has no rows.
     """
     rows: Any = counted(table, stage=stage)
-    found: Any = crossed.differences(rows, by, [(first, second)], value=value,
-                                     resamples=resamples).iloc[0]
-    return {"estimate": found["difference"], "low": found["low"], "high": found["high"],
+    found: Any = crossed.differences(rows, by, [(first, second)], value=value).iloc[0]
+    return {"estimate": found["difference"], **found[["low", "high", "p", "freedom", "limit"]],
             **_sizes(rows)}
 
 
 def contrasts(
-    table: pd.DataFrame, *, stage: str, value: str = "agrees", resamples: int = 2000,
+    table: pd.DataFrame, *, stage: str, value: str = "scaled_match",
 ) -> pd.DataFrame:
     """All `CONTRASTS`, each as in `contrast`: a row for each, named by the index."""
-    rows = {name: contrast(table, stage=stage, by=by, first=first, second=second, value=value,
-                           resamples=resamples)
+    rows = {name: contrast(table, stage=stage, by=by, first=first, second=second, value=value)
             for name, (by, first, second) in CONTRASTS.items()}
     return pd.DataFrame(rows.values(), index=list(rows))
 
 
 def by_relation(
-    table: pd.DataFrame, *, stage: str, value: str = "agrees", resamples: int = 2000,
+    table: pd.DataFrame, *, stage: str, value: str = "scaled_match",
 ) -> pd.DataFrame:
-    """Shares by how generator and observer are related.
+    """Means by how generator and observer are related.
 
     Args:
-        table, stage, value, resamples: as in `share`.
+        table, stage, value: as in `average`.
 
     Returns:
         The columns of `crossed.means`, a row for each of `RELATIONS`; missing without such pairs.
     """
-    means = crossed.means(counted(table, stage=stage), "relation", value=value, resamples=resamples)
+    means = crossed.means(counted(table, stage=stage), "relation", value=value)
     return means.set_index("relation").reindex(list(RELATIONS))
 
 
-def by_stage(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
-    """Shares by stage: where others agree, where metamers pass, and where they agree on noise.
+def told_by_relation(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
+    """Are metamers metamers elsewhere, too? Each of `VALUES` by relation, with intervals, as text.
+
+    Args:
+        table, stage: as in `average`.
 
     Returns:
-        The rows of `crossed.means` by `stage`, with the column `share`, which names the share.
+        A row for each of `RELATIONS`, a column for each of `VALUES`, such as "0.25 (0.10 to 0.40)".
     """
-    names = {"agrees": "observers agree", "passed": "metamers pass",
-             "control_agrees": "observers agree on noise"}
+    columns = {}
+    for value, name in VALUES.items():
+        means = by_relation(table, stage=stage, value=value)
+        columns[name] = [f"{row['mean']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+                         for row in means.to_dict(orient="records")]
+    return pd.DataFrame(columns, index=pd.Index(RELATIONS, name="relation"))
+
+
+def by_way(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
+    """All `CONTRASTS` of scaled matches, with the observer's stage chosen in each of `WAYS`.
+
+    Returns:
+        The rows of `contrasts`, with the columns `contrast` and `way`.
+    """
+    return pd.concat([
+        contrasts(table, stage=stage, value=value).assign(way=way) for way, value in WAYS.items()
+        if value in table]).reset_index(names="contrast")
+
+
+def chosen(table: pd.DataFrame, *, stage: str) -> pd.DataFrame:
+    """How often each stage of other observers was chosen, by the way it was chosen (%)."""
+    rows: Any = counted(table, stage=stage)
+    names = {"by depth": "observer_stage_depth", "by CKA": "observer_stage_cka"}
+    found: Any = {way: 100 * rows[column].value_counts(normalize=True)
+                  for way, column in names.items() if column in rows}
+    stages: Any = table.sort_values("depth")["stage"].unique()
+    return pd.DataFrame({"by name": {stage: 100.0}, **found}).T.reindex(columns=stages).fillna(0)
+
+
+def by_stage(table: pd.DataFrame) -> pd.DataFrame:
+    """Means by stage: scaled matches of metamers and of noise, and the shares of `VALUES`.
+
+    Returns:
+        The rows of `crossed.means` by `stage`, with the column `what`, which names the mean.
+    """
+    names = {**VALUES, "control_scaled_match": "scaled match of noise"}
     rows = counted(table).sort_values("depth", kind="stable")
     return pd.concat([
-        crossed.means(rows, "stage", value=value, resamples=resamples).assign(share=name)
+        crossed.means(rows, "stage", value=value).assign(what=name)
         for value, name in names.items()], ignore_index=True)
 
 
-def by_depth(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
-    """Shares that others agree on, by depth and trainings, of metamers and of their controls.
+def by_depth(table: pd.DataFrame, *, value: str = "scaled_match") -> pd.DataFrame:
+    """Means by depth and trainings, of metamers and of their controls.
 
     Returns:
         The rows of `crossed.means` by `generator_training`, `observer_training` and `depth`, with
@@ -184,22 +326,20 @@ def by_depth(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
     """
     rows: Any = counted(table)
     by = ["generator_training", "observer_training", "depth"]
-    names = {"agrees": "metamers shown to", "control_agrees": "noise shown to"}
-    return pd.concat([
-        crossed.means(rows, by, value=value, resamples=resamples).assign(shown=shown)
-        for value, shown in names.items()],
-        ignore_index=True)
+    names = {value: "metamers shown to", f"control_{value}": "noise shown to"}
+    return pd.concat([crossed.means(rows, by, value=name).assign(shown=shown)
+                      for name, shown in names.items()], ignore_index=True)
 
 
 def by_kind(table: pd.DataFrame, value: str, *, stage: str) -> pd.DataFrame:
-    """Shares by kind of generator (rows) and of observer (columns), other networks only.
+    """Means by kind of generator (rows) and of observer (columns), other networks only.
 
     A kind is an architecture and a training. On the diagonal stand networks that differ in their
     seed. Index and columns have the levels `training` and `architecture`.
 
     Args:
         table, stage: as in `counted`.
-        value: the column whose share is taken.
+        value: the column whose mean is taken.
     """
     rows: Any = counted(table, stage=stage)
     names = [f"{role}_{key}" for role in ("generator", "observer")
@@ -229,83 +369,107 @@ def made(table: pd.DataFrame) -> pd.DataFrame:
     return shares
 
 
-def asymmetry(table: pd.DataFrame, *, stage: str, resamples: int = 1000) -> dict[str, Any]:
-    """The mean absolute difference between the two directions of a pair of networks.
+def asymmetry(
+    table: pd.DataFrame, *, stage: str, value: str = "scaled_match",
+) -> dict[str, Any]:
+    """The root mean square difference between the two directions of a pair of networks.
+
+    It is what the sampling of images does not explain, see `crossed.asymmetry`.
 
     Args:
-        table, stage: as in `counted`.
-        resamples: as in `crossed.asymmetry`.
+        table, stage, value: as in `average`.
 
     Returns:
         `estimate`, `low`, `high`, the `correlation` of both directions, and the numbers of
         `generators`, `observers` and `images`.
     """
     rows: Any = counted(table, stage=stage)
-    found = crossed.asymmetry(rows, resamples=resamples)
+    found = crossed.asymmetry(rows, value=value)
     return {**found.loc["difference"].to_dict(),
             "correlation": found.loc["correlation", "estimate"], **_sizes(rows)}
 
 
-def directions(table: pd.DataFrame, *, stage: str, resamples: int = 1000) -> pd.DataFrame:
-    """Whose metamers travel, and whether both ways: rows with `estimate`, `low` and `high`.
+# --- What shared invariances require -------------------------------------------------------------
 
-    Shares of the variance between pairs (`crossed.variance_explained`), and what the two directions
-    of a pair have in common (`crossed.asymmetry`).
+PREDICTORS = ("same architecture", "same training", "generator: accuracy", "observer: accuracy",
+              "generator: robust accuracy", "observer: robust accuracy")
+
+
+def required(
+    table: pd.DataFrame, *, stage: str, value: str = "scaled_match", permutations: int = 1999,
+) -> pd.DataFrame:
+    """What a pair of kinds shares, explained by what both have in common and by each of them.
+
+    A linear regression of the means of `by_kind` on `PREDICTORS`: as few as there may be, since
+    kinds are few. Accuracies are those of the cards, in tenths (10 percentage points), means over
+    the networks of a kind. Coefficients of accuracies are thus differences between kinds beyond
+    what their training and architecture have in common; with few kinds, robust accuracy can hardly
+    be told from adversarial training, by which it is gained.
+
+    Args:
+        table, stage, value: as in `average`, of bundled networks.
+        permutations: as in `dyads.explained`, of kinds.
+
+    Returns:
+        The rows of `dyads.explained`. A predictor that is the same for all pairs is left out; with
+        fewer kinds than predictors all numbers are missing.
     """
-    rows: Any = counted(table, stage=stage)
-    names = {"generator": "variance: generator", "observer": "variance: observer",
-             "rest": "variance: the pair, and noise", "correlation": "both ways: correlation",
-             "reciprocity": "both ways: of what is particular to a pair",
-             "difference": "both ways: mean difference"}
-    return pd.concat([crossed.variance_explained(rows, resamples=resamples),
-                      crossed.asymmetry(rows, resamples=resamples)]).rename(index=names)
+    cells = by_kind(table, value, stage=stage)
+    both = [kind for kind in cells.index if kind in cells.columns]
+    if len(both) < len(PREDICTORS):
+        return pd.DataFrame(np.nan, pd.Index(PREDICTORS, name="predictor"),
+                            ["estimate", "low", "high", "p", "floor"])
+    known: Any = cards().groupby(["training", "architecture"])[["accuracy", "robust"]].mean()
+    predictors = _predictors(both, 10 * known.loc[both, "accuracy"].to_numpy(),
+                             10 * known.loc[both, "robust"].to_numpy())
+    varied = {name: values for name, values in predictors.items() if np.ptp(values) > 0}
+    return dyads.explained(cells.loc[both, both], varied, permutations=permutations)
 
 
-def gain(
-    table: pd.DataFrame, *, stage: str, value: str = "passed", resamples: int = 2000,
+def requirement(
+    table: pd.DataFrame, *, stage: str, predictor: str, value: str = "scaled_match",
 ) -> dict[str, Any]:
+    """The row of `required` for a predictor, as a dict with the numbers of `_sizes` and `kinds`."""
+    rows: Any = counted(table, stage=stage)
+    kinds = rows.groupby(["generator_training", "generator_architecture"]).ngroups
+    found = required(table, stage=stage, value=value)
+    numbers = found.loc[predictor].to_dict() if predictor in found.index else dict.fromkeys(
+        ("estimate", "low", "high", "p", "floor"), np.nan)
+    return {**numbers, "kinds": kinds, **_sizes(rows)}
+
+
+def _predictors(kinds: list[tuple], accuracy: np.ndarray, robust: np.ndarray) -> dict[str, Any]:
+    """Matrices (K, K) of `PREDICTORS` by name."""
+    trainings, architectures = (np.array(names) for names in zip(*kinds))
+    across = np.ones((1, len(kinds)))
+    matrices = ((architectures[:, None] == architectures).astype(float),
+                (trainings[:, None] == trainings).astype(float), accuracy[:, None] * across,
+                (accuracy[:, None] * across).T, robust[:, None] * across,
+                (robust[:, None] * across).T)
+    return dict(zip(PREDICTORS, matrices))
+
+
+# --- Effort --------------------------------------------------------------------------------------
+
+def gain(table: pd.DataFrame, *, stage: str, value: str = "passed") -> dict[str, Any]:
     """What more evaluations change: the share with most of them less the share with fewest.
 
     Args:
         table: as `transfer_study` returns it, with the column `steps`.
-        stage, value, resamples: as in `share`.
+        stage, value: as in `average`.
 
     Returns:
-        A difference of shares, in a dict as of `share`, with the numbers of evaluations `least`
-        and `most` and the shares `at_least` and `at_most`. Only metamers that pass at their own
+        A difference of means, in a dict as of `average`, with the numbers of evaluations `least`
+        and `most` and the means `at_least` and `at_most`. Only metamers that pass at their own
         generator with both count.
     """
     rows: Any = counted(table, stage=stage)
     wide: Any = _by_steps(rows, value)
     least, most = wide.columns.min(), wide.columns.max()
-    found = _mean((wide[most] - wide[least]).rename("gain").reset_index(), "gain", resamples)
+    rows = nested((wide[most] - wide[least]).rename("gain").reset_index())
+    found = crossed.estimate(rows, value="gain")
     return found | {"least": int(least), "most": int(most), "at_least": wide[least].mean(),
                     "at_most": wide[most].mean()}
-
-
-def by_effort(table: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
-    """Shares by evaluations: where others agree, and where metamers pass, by the generator.
-
-    Args:
-        table: as in `gain`, of one stage.
-        resamples: as in `crossed.means`.
-
-    Returns:
-        The rows of `crossed.means` by `steps`, with the column `what`, such as "passes, robust".
-        They are of the same metamers throughout, which pass at their own generator with every
-        number of evaluations.
-    """
-    rows, parts = counted(table), []
-    trainings: Any = rows.groupby("generator", sort=False)["generator_training"].first()
-    for value, word in (("agrees", "agreement"), ("passed", "passes")):
-        steps: Any = _by_steps(rows, value)
-        long: Any = steps.stack().rename(value).reset_index()
-        names = long["generator"].map(trainings)
-        for (training, _), part in long.groupby([names, "steps"], sort=False):
-            found = crossed.means(part, "steps", value=value, resamples=resamples)
-            parts.append(found.assign(what=f"{word}, {training} generators",
-                                      low=found["low"].clip(0), high=found["high"].clip(upper=1)))
-    return pd.concat(parts, ignore_index=True).sort_values(["what", "steps"], kind="stable")
 
 
 def _by_steps(rows: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -400,22 +564,16 @@ def _in_order(kinds: pd.Index) -> pd.MultiIndex:
         names=["training", "architecture"])
 
 
+def _is_share(column: Any) -> bool:
+    return column.dtype in (bool, "boolean")
+
+
 def _less(rows: Any, first: str, second: str) -> Any:
     return rows[first].astype(float) - rows[second].astype(float)
 
 
-def _difference(rows: Any, first: str, second: str, resamples: int) -> dict[str, Any]:
-    return _mean(rows.assign(difference=_less(rows, first, second)), "difference", resamples)
-
-
-def _mean(rows: Any, value: str, resamples: int) -> dict[str, Any]:
-    row: Any = crossed.means(rows, [], value=value, resamples=resamples).iloc[0]
-    found = {"estimate": float(row["mean"]), "low": float(row["low"]), "high": float(row["high"]),
-             **{name: int(row[name]) for name in ("generators", "observers", "images")}}
-    if rows[value].dropna().nunique() == 1:  # resamples are all the same, too
-        margin = 1 - 0.025 ** (1 / min(found["generators"], found["observers"]))
-        found |= {"low": found["estimate"] - margin, "high": found["estimate"] + margin}
-    return found
+def _difference(rows: Any, first: str, second: str) -> dict[str, Any]:
+    return crossed.estimate(rows.assign(difference=_less(rows, first, second)), value="difference")
 
 
 def _sizes(rows: Any) -> dict[str, int]:

@@ -24,6 +24,7 @@ from metalib.plots.representation import (
     KINDS,
     by_stage,
     cases,
+    discoveries,
     fisher,
     kept_matrix,
     observers_by_stages,
@@ -35,9 +36,9 @@ from metalib.plots.seeing import against_natural, concentration, displacements, 
 from metalib.plots.style import COLUMN, LINES, MARKERS, PALETTE, look, short, styled, use_style
 from metalib.plots.tables import Shown, shown
 from metalib.plots.transfer import (
-    against_distance,
     answered,
     by_depth,
+    by_threshold,
     clustered,
     kinds_matrix,
     people_and_networks,
@@ -46,11 +47,12 @@ from metalib.plots.transfer import (
 
 __all__ = [
     "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "RULES", "Shown",
-    "accuracy_and_robustness", "against_distance", "against_natural", "answered", "by_depth",
-    "by_stage", "cases", "clustered", "concentration", "cost_and_distinctness", "cost_by_stage",
-    "displacements", "estimates", "fisher", "heat_maps", "kept_matrix", "kinds_matrix", "look",
-    "machine_hours", "match_by_evaluations", "metamers_below_references", "montage",
-    "null_and_metamers", "observers_by_stages", "pairs", "people_and_networks", "power_curves",
-    "rejection_rates", "seconds_by_operations", "share_passed", "short", "shown", "side_by_side",
-    "similarity_clouds", "speeds", "styled", "times_fewer", "transfer_matrix", "use_style",
+    "accuracy_and_robustness", "against_natural", "answered", "by_depth", "by_stage",
+    "by_threshold", "cases", "clustered", "concentration", "cost_and_distinctness",
+    "cost_by_stage", "discoveries", "displacements", "estimates", "fisher", "heat_maps",
+    "kept_matrix", "kinds_matrix", "look", "machine_hours", "match_by_evaluations",
+    "metamers_below_references", "montage", "null_and_metamers", "observers_by_stages", "pairs",
+    "people_and_networks", "power_curves", "rejection_rates", "seconds_by_operations",
+    "share_passed", "short", "shown", "side_by_side", "similarity_clouds", "speeds", "styled",
+    "times_fewer", "transfer_matrix", "use_style",
 ]

@@ -27,9 +27,10 @@ def null_and_metamers(
 ) -> Axes:
     """Histogram of a null distribution with its maximum and its upper 1e-4 quantile.
 
-    The values of metamers are ticks. Correlations are drawn on the axis of Fisher's z (the inverse
-    hyperbolic tangent), which separates values near 1. Bins are equally wide on that axis, and a
-    correlation above 0.999999 is drawn at that value.
+    It shows by how much metamers miss or pass a threshold. The values of metamers are ticks.
+    Correlations are drawn on the axis of Fisher's z (the inverse hyperbolic tangent), which
+    separates values near 1. Bins are equally wide on that axis, and a correlation above 0.999999
+    is drawn at that value.
 
     Args:
         null: a NullDistribution, or anything with a method `quantile(q)` that returns the

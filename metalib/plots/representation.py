@@ -215,6 +215,33 @@ def power_curves(rates: pd.DataFrame, *, level: float = 0.05, ax: Axes | None = 
     return ax
 
 
+def discoveries(rates: pd.DataFrame, value: str, *, ax: Axes | None = None) -> Axes:
+    """False discovery rates or power against the share of planted effects, with intervals.
+
+    Args:
+        rates: as in `metalib.evaluation.level.discovery_rates`; one line for each number of natural
+            images and dependence between stages.
+        value: "fdr", with a line at 5 %, or "power", with dotted lines at detectable shares.
+    """
+    ax = ax or plt.gca()
+    groups: Any = rates.dropna(subset=value).groupby(["natural", "shared"], sort=False)
+    for number, (((_, shared), part), (_, color, marker)) in enumerate(
+            zip(groups, styled(range(groups.ngroups), MARKERS, both=True))):
+        ends = [part[value] - part[f"{value}_low"], part[f"{value}_high"] - part[value]]
+        share = part["detectable"].iloc[0]
+        label = f"detectable {100 * share:.3g} %, {'alike' if shared else 'independent'} stages"
+        ax.errorbar(part["planted"] + 0.006 * (number - 1.5), part[value], ends, color=color,
+                    marker=marker, markersize=5, linewidth=1.2, label=label)
+        if value == "power":
+            ax.axvline(share, color=color, linestyle=":", linewidth=0.8)
+    if value == "fdr":
+        ax.axhline(0.05, color="0.5", linewidth=0.8, zorder=0)
+    ax.set(xlabel="share of tests with a planted effect",
+           ylim=(-0.003 if value == "fdr" else -0.02, None),
+           ylabel={"fdr": "false discovery rate", "power": "share of effects found"}[value])
+    return ax
+
+
 def fisher(correlation: ArrayLike) -> np.ndarray:
     """Fisher's z of a correlation, which is first clipped to at most 0.999999 in size."""
     return np.arctanh(np.clip(correlation, -1 + 1e-6, 1 - 1e-6))

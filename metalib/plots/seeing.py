@@ -18,7 +18,8 @@ def heat_maps(
 ) -> Axes:
     """A grid of maps of one quantity over the positions in an image, enlarged without smoothing.
 
-    All maps share one colour scale, which starts at 0.
+    All maps share one colour scale, which starts at 0. They may be those by place that
+    `metalib.seeing.difference_maps` gives.
 
     Args:
         maps: R arrays (C, H, H), one per row. H may differ between rows, but must divide the
@@ -53,7 +54,8 @@ def concentration(channels: Mapping[str, ArrayLike], *, ax: Axes | None = None) 
     """How few channels hold a difference.
 
     The share of the difference in the channels that differ most is drawn against their share of
-    all channels, as a mean over images.
+    all channels, as a mean over images. It draws the differences by channel that
+    `metalib.seeing.difference_maps` gives.
 
     Args:
         channels: maps labels to squared differences (B, C).

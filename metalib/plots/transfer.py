@@ -1,7 +1,7 @@
 """Figures of who sees whose metamers as what."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -42,9 +42,10 @@ def transfer_matrix(matrix: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def kinds_matrix(
-    cells: pd.DataFrame, *, rows: bool = True, bar: bool = True, ax: Axes | None = None,
+    cells: pd.DataFrame, *, rows: bool = True, bar: bool = True,
+    label: str = "share of metamers", ax: Axes | None = None,
 ) -> Axes:
-    """Heat map of shares by kind of generator (rows) and of observer (columns).
+    """Heat map of means by kind of generator (rows) and of observer (columns), from 0 to 1.
 
     Architectures are named at the axes, and trainings beyond them; a line parts the trainings.
 
@@ -52,6 +53,7 @@ def kinds_matrix(
         cells: as in `metalib.evaluation.transferred.by_kind`, in [0, 1].
         rows: whether to name the rows; a panel beside another one need not.
         bar: whether to draw the colour bar.
+        label: of the colour bar.
     """
     ax = ax or plt.gca()
     image = ax.imshow(cells.to_numpy(float), vmin=0, vmax=1, cmap="viridis", aspect="equal")
@@ -65,7 +67,7 @@ def kinds_matrix(
     for spine in ax.spines.values():
         spine.set_visible(False)
     if bar:
-        plt.colorbar(image, ax=ax, fraction=0.046, pad=0.03, label="share of metamers")
+        plt.colorbar(image, ax=ax, fraction=0.046, pad=0.03, label=label)
     return ax
 
 
@@ -115,9 +117,11 @@ def clustered(
 ) -> Axes:
     """Heat map of a symmetric matrix of models, with their dendrogram above it.
 
+    It draws what `metalib.crossed.cluster` makes of a matrix of transfer.
+
     Args:
         similarity: models x models in [0, 1], in the order of the leaves of the dendrogram.
-        linkage: the dendrogram, as `scipy.cluster.hierarchy` encodes it (see `crossed.cluster`).
+        linkage: the dendrogram, as `scipy.cluster.hierarchy` encodes it.
     """
     ax = transfer_matrix(similarity, ax=ax)
     ax.set(xlabel="", ylabel="")
@@ -158,23 +162,20 @@ def by_depth(
     return ax
 
 
-def against_distance(
-    table: pd.DataFrame, values: Mapping[str, str], *, bins: int = 8, ax: Axes | None = None,
-) -> Axes:
-    """Means of columns against the distance from the reference, without intervals.
+def by_threshold(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Shares that pass against the largest p-value that passes, on a logarithmic axis.
 
     Args:
-        table: rows with the column `distance` and those of `values`.
-        values: maps the columns to draw to their labels.
-        bins: how many bins of distance, each with equally many rows.
+        curves: as in `metalib.evaluation.transferred.by_threshold`.
     """
     ax = ax or plt.gca()
-    binned: Any = table.groupby(
-        pd.qcut(table["distance"], bins, duplicates="drop"), observed=True)
-    for column, color, style in styled(values, ("o-", "s--", "^:", "d-."), both=True):
-        ax.plot(binned["distance"].mean(), binned[column].mean(), style, color=color, markersize=4,
-                label=values[column])
-    ax.set(xlabel="distance from the reference (RMS, pixels in [0, 1])", ylim=(-0.05, 1.05))
+    names = list(curves["shown"].unique())
+    for name, color, line in styled(names, ("-", "--", "-.", ":"), both=True):
+        rows: Any = curves[curves["shown"] == name]
+        ax.plot(rows["p"], rows["passed"], line, color=color, label=name)
+    for p in (1e-4, 1e-3):
+        ax.axvline(p, color="0.8", linewidth=1, zorder=0)
+    ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="largest p-value that passes")
     return ax
 
 

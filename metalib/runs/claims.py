@@ -8,6 +8,7 @@ A file of `book/claims` is a list of claims::
 
     - id: published-over-default
       question: generation              # generation, evaluation, transfer or seeing
+      measure: evaluations              # what is counted or compared, see `MEASURES`
       study: criterion                  # or a list of studies
       estimate: metalib.evaluation.costs:lowest_ratio      # called with their tables
       arguments: {rule: published}      # its keywords
@@ -18,12 +19,13 @@ A file of `book/claims` is a list of claims::
       unsupported: That the published procedure needs more evaluations is not supported, {number}.
       opposite: The published procedure needs fewer evaluations, {number}.
       scope: "{networks} networks, {images} images"
+      record: ""                        # what else it rests on, or in place of a study
       figure: 01_generation_ablations.ipynb#fig-cost       # where to see it
 
 What estimates returns is a dict of numbers: `estimate`, `low` and `high` (its 95 % interval), and
 whatever else the wordings name. A claim is *supported* if the whole interval lies beyond the
 threshold, *opposite* if all of it lies on the other side, else *unsupported*. Nothing else decides
-which wording a page shows.
+which wording a page shows. A `limit` is what makes up the largest share of the interval's variance.
 """
 
 import math
@@ -40,7 +42,18 @@ from metalib.runs.documents import PlainLoader
 from metalib.runs.sweep import function_of
 
 QUESTIONS = ("generation", "evaluation", "transfer", "seeing")
-WORDINGS = ("supported", "unsupported", "opposite")
+WORDS = {"supported": "supported", "unsupported": "**not supported**", "opposite": "**opposite**"}
+MEASURES = {
+    "evaluations": "gradient evaluations of an image",
+    "hours": "machine hours, extrapolated",
+    "criterion": "whether an image is a metamer for a network: activations and class answer",
+    "class answers": "what networks answer, compared with the reference or the label",
+    "representations": "similarity of activations",
+    "scaled match": "similarity of activations, from unrelated images (0) to copies (1)",
+    "rejections": "how often a test rejects",
+    "pixels": "similarity or statistics of images",
+    "confidence": "the largest softmax probability",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ class Claim:
 
     id: str
     question: str
+    measure: str
     study: str | list[str]
     estimate: str
     direction: str
@@ -58,6 +72,7 @@ class Claim:
     opposite: str
     scope: str
     figure: str
+    record: str = ""
     digits: int = 2
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -65,6 +80,11 @@ class Claim:
         if self.question not in QUESTIONS or self.direction not in ("above", "below"):
             raise ValueError(f"the claim {self.id} needs a question of {', '.join(QUESTIONS)}, and "
                              "a direction, above or below")
+        if unknown := set(self.measure.split(" and ")) - set(MEASURES):
+            raise ValueError(f"the claim {self.id} measures {', '.join(sorted(unknown))}; there "
+                             f"are {', '.join(MEASURES)}, joined by ' and '")
+        if not (self.studies or self.record):
+            raise ValueError(f"the claim {self.id} needs a study or a record")
 
     @property
     def studies(self) -> list[str]:
@@ -81,7 +101,8 @@ class Verdict:
         numbers: what the claim's estimate returned.
         number: the estimate with its interval, as it is written.
         sentence: the claim in the wording that fits.
-        scope: for how many networks and images.
+        scope: for how many networks and images, and what limits the interval, if `numbers` have it.
+        made: the studies, with the dates of their cells, and the record.
     """
 
     claim: Claim
@@ -90,6 +111,7 @@ class Verdict:
     number: str
     sentence: str
     scope: str
+    made: str
 
 
 def load_claims() -> dict[str, Claim]:
@@ -109,6 +131,11 @@ def load_claims() -> dict[str, Claim]:
                 raise ValueError(f"{path.name}: the claim {claim.id} is there twice")
             found[claim.id] = claim
     return found
+
+
+def of_page(page: str) -> dict[str, Claim]:
+    """The claims whose figures are on pages with names that begin so, such as "04_"."""
+    return {name: claim for name, claim in load_claims().items() if claim.figure.startswith(page)}
 
 
 def judged(claim: Claim, tables: Mapping[str, pd.DataFrame] | None = None) -> Verdict:
@@ -132,13 +159,21 @@ def judged(claim: Claim, tables: Mapping[str, pd.DataFrame] | None = None) -> Ve
     except KeyError as error:
         raise ValueError(f"the claim {claim.id} is worded with {error}, which its estimate does "
                          f"not give; there are {', '.join(numbers)}") from error
-    return Verdict(claim, word, numbers, number, sentence, scope)
+    scope += f"; limited by {numbers['limit']}" if numbers.get("limit") else ""
+    made = [*map(_dated, claim.studies, used), *filter(None, [claim.record])]
+    return Verdict(claim, word, numbers, number, sentence, scope, ", ".join(made))
+
+
+def _dated(name: str, table: pd.DataFrame) -> str:
+    """A study with the dates of its cells."""
+    about = table.attrs.get("provenance")
+    return f"{name} ({studies.dates(about)})" if about else name
 
 
 def verdict_of(claim: Claim, low: float | None, high: float | None) -> str:
     """Which wording an interval calls for.
 
-    >>> claim = Claim("a", "seeing", "s", "m:f", "above", 1, "", "", "", "", "")
+    >>> claim = Claim("a", "seeing", "pixels", "s", "m:f", "above", 1, "", "", "", "", "")
     >>> [verdict_of(claim, *ends) for ends in ((1.1, 2), (0.9, 2), (0.2, 0.8), (None, None))]
     ['supported', 'unsupported', 'opposite', 'unsupported']
     """
@@ -174,7 +209,9 @@ def verdicts(names: Sequence[str] = ()) -> list[Verdict]:
 
 
 def shown(found: Sequence[Verdict], question: str) -> Any:
-    """The verdicts on a question as a table of a page: claim, verdict, scope, and where to see it.
+    """The verdicts on a question as a table of a page.
+
+    Its columns are claim, verdict, what was measured, scope, studies, and where to see it.
 
     Args:
         found: as `verdicts` gives them.
@@ -184,12 +221,11 @@ def shown(found: Sequence[Verdict], question: str) -> Any:
         IPython.display.Markdown.
     """
     from IPython.display import Markdown
-    rows = [f"| {one.sentence} | {WORDS[one.word]} | {one.scope} | {_link(one.claim)} |"
-            for one in found if one.claim.question == question]
-    return Markdown("\n".join(["| claim | verdict | for | chapter |", "|---|---|---|---|", *rows]))
-
-
-WORDS = {"supported": "supported", "unsupported": "**not supported**", "opposite": "**opposite**"}
+    columns = ["claim", "verdict", "measure", "for", "study", "chapter"]
+    rows = [columns, ["---"] * len(columns), *(
+        [one.sentence, WORDS[one.word], one.claim.measure, one.scope, one.made, _link(one.claim)]
+        for one in found if one.claim.question == question)]
+    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in rows))
 
 
 def _link(claim: Claim) -> str:

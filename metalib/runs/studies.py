@@ -33,7 +33,6 @@ import logging
 import multiprocessing
 import random
 import signal
-import sys
 import tempfile
 import warnings
 from collections import Counter
@@ -51,6 +50,7 @@ from metalib.runs.study import (
     CODE,
     Stale,
     Study,
+    chosen,
     folder_of,
     images_of,
     list_studies,
@@ -98,7 +98,7 @@ def table(
         raise ValueError(f"source is {source!r}; choose 'results' or 'compute'")
     study = load_study(name)
     if source == "results":
-        if given := sorted(key for key, value in others.items() if value or value is False):
+        if given := sorted(chosen(others)):
             raise ValueError(f"{', '.join(given)}: what is read from results/{name}.parquet cannot "
                              "be changed; give source='compute' (-p source compute), too")
         return _fresh(study)
@@ -115,8 +115,7 @@ def _fresh(study: Study) -> pd.DataFrame:
         raise FileNotFoundError(f"the study {study.name} has no table yet; "
                                 f"make results STUDY={study.name}")
     found = load_table(path)
-    with tempfile.TemporaryDirectory() as folder:
-        wanted = {file.address for file, _ in study.cells(folder)}
+    wanted = {file.address for file, _ in study.cells()}
     there = set(found.attrs["provenance"]["cells"])
     if wanted != there:
         raise Stale(
@@ -162,8 +161,15 @@ def compute(
         if failed := done.attrs["failed"]:
             raise RuntimeError(f"{len(failed)} of {len(missing)} cells of {name} failed, the "
                                f"first: {failed[0]}")
-    found, made = _collected(study, cells, kept, old)
-    save_table(found, path, study=study.name, title=study.title, task=study.task,
+    return _saved(study, cells, *_collected(study, cells, kept, old))
+
+
+def _saved(
+    study: Study, cells: Sequence[sweeps.Cell], rows: pd.DataFrame, made: dict[str, dict],
+) -> pd.DataFrame:
+    """The rows of all cells as the table of a study, once it is saved and read back."""
+    path = table_of(study.name)
+    save_table(rows, path, study=study.name, title=study.title, task=study.task,
                parameters=study.parameters, images=images_of(study, cells), cells=made,
                weights={key: value for file, _ in cells
                         for key, value in file.about["weights"].items()})
@@ -207,24 +213,18 @@ def adopt(name: str, rows: pd.DataFrame, **made: Any) -> pd.DataFrame:
     Raises:
         ValueError: a cell of the study that has no rows.
     """
-    study = load_study(name)
-    with tempfile.TemporaryDirectory() as folder:
-        cells, parts = study.cells(folder), []
-        for file, values in cells:
-            own = [key for key in values if key in rows]
-            its = rows[(rows[own] == pd.Series({key: values[key] for key in own})).all(axis=1)]
-            if its.empty:
-                raise ValueError(f"no rows for the cell {values}")
-            parts.append(its.assign(cell=file.address))
+    study, parts = load_study(name), []
+    cells = study.cells()
+    for file, values in cells:
+        own = [key for key in values if key in rows]
+        its = rows[(rows[own] == pd.Series({key: values[key] for key in own})).all(axis=1)]
+        if its.empty:
+            raise ValueError(f"no rows for the cell {values}")
+        parts.append(its.assign(cell=file.address))
     about = {"date": "unknown", "seconds": None, "hardware": "unknown", "torch": "unknown",
              "code": "unknown", **made}
-    path = table_of(name)
-    save_table(pd.concat(parts, ignore_index=True), path, study=name, title=study.title,
-               task=study.task, parameters=study.parameters, images=images_of(study, cells),
-               cells={file.address: about for file, _ in cells},
-               weights={key: value for file, _ in cells
-                        for key, value in file.about["weights"].items()})
-    return load_table(path)
+    return _saved(study, cells, pd.concat(parts, ignore_index=True),
+                  {file.address: about for file, _ in cells})
 
 
 # --- Spot checks --------------------------------------------------------------------------------
@@ -262,13 +262,17 @@ def colophon(*tables: pd.DataFrame, chapter: str = "") -> Any:
 
 def _told(about: dict[str, Any]) -> str:
     cells = list(about["cells"].values())
-    dates = sorted({cell["date"] for cell in cells})
-    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     seconds = [cell["seconds"] for cell in cells if cell["seconds"] is not None]
     cost = f"{sum(seconds) / 60:.0f} core minutes" if seconds else "unknown time"
     hardware = ", ".join(Counter(cell["hardware"] for cell in cells))
     return (f"`results/{about['study']}.parquet` ({about['title']}): {len(cells)} cells, made "
-            f"{span} in {cost} on {hardware}; {_of_code(about)}")
+            f"{dates(about)} in {cost} on {hardware}; {_of_code(about)}")
+
+
+def dates(about: dict[str, Any]) -> str:
+    """When the cells of a table were made, by its provenance: the first day and the last."""
+    days = sorted({cell["date"] for cell in about["cells"].values()})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
 def _of_code(about: dict[str, Any]) -> str:
@@ -301,15 +305,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
     loading.done()
     names = options.studies or list_studies()
+    kept = ("finished cells are kept, and the same command goes on" if options.action == "compute"
+            else "nothing was changed")
     try:
-        done = {"list": _list, "compute": _compute_all, "check": _check_all}[options.action](
-            names, options)
+        with sweeps.ended_by_signals(kept):
+            done = {"list": _list, "compute": _compute_all, "check": _check_all}[options.action](
+                names, options)
     except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise SystemExit(f"{error}") from error
-    except KeyboardInterrupt:
-        print("interrupted; finished cells are kept, and the same command goes on",
-              file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
     raise SystemExit(0 if done else 1)
 
 
@@ -340,7 +343,8 @@ def _each(
         yield from map(function, names)
         return
     context = multiprocessing.get_context("spawn")  # a fork would share the threads of torch
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(  # Ctrl-C is for this process alone
+            workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         yield from pool.map(function, names)
 
 

@@ -43,8 +43,8 @@ class Study:
     check: dict[str, Any]
     tolerances: dict[str, float | str]
 
-    def cells(self, folder: str | Path) -> list[sweeps.Cell]:
-        """Its cells, with their files in a folder."""
+    def cells(self, folder: str | Path = "") -> list[sweeps.Cell]:
+        """Its cells, with their files in a folder, which need not be there yet."""
         blocks = [dict(zip(block, values)) for block in self.grid for values in itertools.product(
             *(value if isinstance(value, list) else [value] for value in block.values()))]
         return sweeps.cells_of(self.task, blocks, directory=folder, parameters=self.parameters,
@@ -58,8 +58,7 @@ class Study:
         Raises:
             ValueError: a name that is neither an axis nor a parameter of the study's.
         """
-        others = {name: _expanded(value) for name, value in others.items() if value or value is
-                  False}
+        others = {name: _expanded(value) for name, value in chosen(others).items()}
         axes = {name for block in self.grid for name in block}
         if unknown := sorted(set(others) - axes - set(self.parameters)):
             raise ValueError(f"the study {self.name} has no {', '.join(unknown)}; "
@@ -68,6 +67,15 @@ class Study:
                 for block in self.grid]
         kept = {name: others.get(name, value) for name, value in self.parameters.items()}
         return Study(self.name, self.title, self.task, grid, kept, self.check, self.tolerances)
+
+
+def chosen(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that are not empty.
+
+    >>> chosen({"a": 0, "b": [], "c": None, "d": False, "e": 2})
+    {'d': False, 'e': 2}
+    """
+    return {name: value for name, value in values.items() if value or value is False}
 
 
 def table_of(name: str) -> Path:

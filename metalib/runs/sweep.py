@@ -55,6 +55,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -146,6 +147,7 @@ def sweep(
     with bar(len(cells), "sweep", progress) as progress_bar:
         progress_bar.update(len(cells) - len(pending))
         if pending:
+            (directory / "cells").mkdir(parents=True, exist_ok=True)
             with _client(scheduler, workers, threads, retries) as client:
                 _announce(progress_bar, client, len(cells), len(pending))
                 for address, error in _results(client, task, pending):
@@ -232,7 +234,6 @@ def cells_of(
     folder, fit = Path(directory) / "cells", _fit_of(task)
     source = [_source(task), code_hash()] if code is None else [name_of(task), code]
     cells, grid = {}, _passed([{**(parameters or {}), **cell} for cell in grid], fit)
-    folder.mkdir(parents=True, exist_ok=True)
     for values in grid:
         known = values if code is None else whole_values(task, values)
         weights = {name: hashed for name in sorted(_texts(known))
@@ -396,7 +397,8 @@ def compute(task: Task, values: dict[str, Any], file: TableFile) -> dict[str, st
         return None
     failed = file.path.parents[1] / "failed" / file.address
     try:
-        failed.parent.mkdir(exist_ok=True)
+        for folder in (file.path.parent, failed.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         rows = as_rows(_notebook_row(task, values, file) if _is_notebook(task)
                        else function_of(task)(**values))
@@ -482,9 +484,11 @@ def _loop() -> Iterator[Any]:
     """The event loop of a cluster, which starts processes that never see Ctrl-C.
 
     A terminal sends it to all processes, but it is for this one to end the workers. Threads and
-    processes inherit what is blocked when they are started.
+    processes inherit what is blocked when they are started. The process that keeps account of
+    semaphores comes first: where it is started, Python 3.11 lets the signal through again.
     """
     from distributed.utils import LoopRunner
+    resource_tracker.ensure_running()
     runner = LoopRunner()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -525,16 +529,18 @@ def _announce(progress_bar: Any, client: Any, cells: int, pending: int) -> None:
 
 
 @contextlib.contextmanager
-def _ended_by_signals(directory: Path) -> Iterator[None]:
+def ended_by_signals(kept: str) -> Iterator[None]:
     """Ctrl-C and SIGTERM end this process and its workers at once, with one line.
 
     Cells are stored as a whole, so that nothing is lost. Dask would need seconds to close what it
     has started, and report each connection that breaks.
+
+    Args:
+        kept: what the line says after "interrupted; ".
     """
     def end(number: int, _: object) -> None:
-        line = (f"interrupted; finished cells are stored in {directory}, "
-                "and the same command goes on\n")
-        os.write(2, ("\n" * os.isatty(2) + line).encode())  # where prints may be under way
+        line = "\n" * os.isatty(2) + f"interrupted; {kept}\n"
+        os.write(2, line.encode())  # where prints may be under way
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(128 + number)
@@ -578,7 +584,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                          "and may have parameters; see --help")
     loading.done()
     try:
-        with _ended_by_signals(options.directory):
+        with ended_by_signals(f"finished cells are stored in {options.directory}, and the same "
+                              "command goes on"):
             if options.collect:
                 table = collect(**study, directory=options.directory)
             else:

@@ -7,7 +7,7 @@ import pandas as pd
 from torch import Tensor
 
 from metalib.data import ImageSet, load_images, stratified
-from metalib.evaluation.level import rejected
+from metalib.evaluation import level
 from metalib.evaluation.representation import NULLS, representation_test
 from metalib.generation.generate import generate
 from metalib.models.registry import load_model
@@ -95,5 +95,19 @@ def rejections(
 
     The arguments and the rows are those of `metalib.evaluation.level.rejected`.
     """
-    return rejected(experiments, similarity=similarity, of_class=of_class, seed=seed, n=n,
-                    units=units, natural=natural, draws=draws, permutations=permutations)
+    return level.rejected(
+        experiments, similarity=similarity, of_class=of_class, seed=seed, n=n, units=units,
+        natural=natural, draws=draws, permutations=permutations)
+
+
+def discoveries(
+    planted: float, natural: int = 160, shared: float = 0.0, seed: int = 0, families: int = 100,
+    n: int = 40, stages: int = 2, units: int = 100, similarity: float = 0.9,
+) -> pd.DataFrame:
+    """What q-values of the representation test find in made-up families of tests.
+
+    The arguments and the rows are those of `metalib.evaluation.level.discoveries`.
+    """
+    return level.discoveries(
+        families, planted=planted, shared=shared, n=n, stages=stages, units=units, natural=natural,
+        similarity=similarity, seed=seed)
