@@ -106,7 +106,7 @@ class Design:
 
         For the weights all components but the correlations are supposed to be equally large.
         """
-        weight = sum(matrix for name, matrix in self.components.items() if "both" not in name)
+        weight = sum(matrix for name, matrix in self.components.items() if name not in BOTH)
         inverse = np.linalg.inv(weight)
         fixed = inverse @ self.groups
         return inverse - fixed @ np.linalg.pinv(self.groups.T @ fixed, hermitian=True) @ fixed.T
@@ -218,7 +218,7 @@ class Combination:
         seen = self.design.projection @ values
         forms = [(seen * (matrix @ seen)).sum() for matrix in self.design.components.values()]
         found = np.linalg.lstsq(self.design.expected, np.array(forms), rcond=RANK)[0]
-        sizes = {name: size if "both" in name else max(size, 0)
+        sizes = {name: size if name in BOTH else max(size, 0)
                  for name, size in zip(self.design.components, found)}
         for both, roles in BOTH.items():  # no correlation is larger than 1
             most = np.sqrt(np.prod([sizes.get(role, 0) for role in roles]))

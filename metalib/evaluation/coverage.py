@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from metalib.evaluation import crossed
+from metalib.evaluation import crossed, transfer
 from metalib.evaluation.intervals import share_interval
 
 LEVEL = 0.05
-RELATIONS = ("other seed", "other training", "other architecture", "both differ")
+RELATIONS = transfer.RELATIONS[1:]  # of two networks
 PAIRS = [(a, b) for k, a in enumerate(RELATIONS) for b in RELATIONS[k + 1:]]
 NESTED, FLAT = "nested in kinds", "taken for independent"
 # standard deviations of what a network does as generator and as observer, of pairs, images, images
@@ -105,10 +105,8 @@ def covered(
     found = []
     for number in range(studies):
         table = simulated_study(share=share, boolean=boolean, seed=seed + number, **options)
-        found.append((NESTED, _p_values(table, table, boolean)))
-        if number % 10 == 0:
-            words = table.columns[table.columns.str.contains("_")]
-            found.append((FLAT, _p_values(table, table.drop(columns=words), boolean)))
+        for networks in (NESTED, FLAT) if number % 10 == 0 else (NESTED,):
+            found.append((networks, _p_values(table, networks == NESTED, boolean)))
     rows: Any = pd.DataFrame([(contrast, networks, p <= LEVEL) for networks, p_values in found
                               for contrast, p in p_values.items()],
                              columns=["contrast", "networks", "rejected"])
@@ -116,15 +114,17 @@ def covered(
         studies="size", rejected="sum").reset_index()
 
 
-def _p_values(table: pd.DataFrame, rows: Any, boolean: bool) -> dict[str, float]:
-    """The p-value of each contrast; `rows` are those of `table`, with or without kinds."""
+def _p_values(table: pd.DataFrame, nested: bool, boolean: bool) -> dict[str, float]:
+    """The p-value of each contrast, with or without the kinds of networks."""
+    words = table.columns[table.columns.str.contains("_")]
+    rows = table if nested else table.drop(columns=words)
     found = {f"{row['first']} − {row['second']}": row["p"] for _, row in crossed.differences(
         rows, "relation", PAIRS, value="value").iterrows()}
     for role in crossed.ROLES:
         by = rows.assign(training=table[f"{role}_training"])
         found[f"trainings of {role}s"] = crossed.differences(
             by, "training", [(0, 1)], value="value")["p"].item()
-    kinds = None if rows is not table else _words(table, ["architecture", "training"])
+    kinds = _words(table, ["architecture", "training"]) if nested else None
     found["grouping by training"] = crossed.grouping(
         crossed.matrix(rows, "value"), _words(table, ["training"]), kinds=kinds,
         permutations=199)["p"]

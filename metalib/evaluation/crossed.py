@@ -68,7 +68,7 @@ def means(
         0.75
     """
     by = [by] if isinstance(by, str) else list(by)
-    boolean = value in table and table[value].dtype in (bool, "boolean")
+    boolean = _boolean(table, value)
     table, groups, group = _grouped(table, by, value)
     found = [_Cells(table[group == k], np.zeros((group == k).sum(), int), value).combined([1.0])
              for k in range(len(groups))]
@@ -101,7 +101,9 @@ def estimate(table: pd.DataFrame, *, value: str = "agrees", level: float = 0.95)
     if known[value].nunique() == 1:
         fewest = min(len(set(_kinds(known, role))) for role in ROLES)
         margin = 1 - ((1 - level) / 2) ** (1 / fewest)
-        found |= {"low": found["estimate"] - margin, "high": found["estimate"] + margin}
+        ends = np.array([found["estimate"] - margin, found["estimate"] + margin])
+        ends = ends.clip(0, 1) if _boolean(table, value) else ends
+        found |= {"low": float(ends[0]), "high": float(ends[1])}
     return found
 
 
@@ -441,6 +443,11 @@ def _grouped(table: pd.DataFrame, by: list[str], value: str) -> tuple:
     return table, sizes.reset_index(drop=not by), grouped.ngroup().to_numpy()
 
 
+def _boolean(table: Any, value: str) -> bool:
+    """Whether there is such a column, and it is true or false."""
+    return value in table and table[value].dtype in (bool, "boolean")
+
+
 def _kinds(table: Any, role: str) -> Any:
     """The kind of each row's generator or observer; see the module's docstring."""
     if f"{role}_kind" in table:
@@ -455,6 +462,19 @@ def _coded(first: Any, second: Any) -> list[np.ndarray]:
     """Numbers of two columns, the same ones for the same values, in the order of the names."""
     both = pd.factorize(np.concatenate([first.astype(str), second.astype(str)]), sort=True)[0]
     return np.split(both, 2)
+
+
+def _by_image(
+    codes: Sequence[np.ndarray], image: Any, values: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The combinations of codes (K, C), and sums and counts (C, images) of their values."""
+    cells, cell = np.unique(np.stack(codes), axis=1, return_inverse=True)
+    image = pd.factorize(image)[0]
+    shape = cells.shape[1], image.max() + 1
+    place: Any = np.ravel_multi_index((cell.reshape(-1), image), shape)
+    sums, counts = (np.bincount(place, weights, minlength=shape[0] * shape[1]).reshape(shape)
+                    for weights in (values, None))
+    return cells, sums, counts
 
 
 class _Cells:
@@ -473,15 +493,10 @@ class _Cells:
             y = y - within + _average(y, group)
         roles = _coded(table["generator"], table["observer"])
         kinds = _coded(*(_kinds(table, role) for role in ROLES))
-        image = pd.factorize(table["image"])[0]
-        cells, cell = np.unique(np.stack([*roles, *kinds, group]), axis=1, return_inverse=True)
-        cell, shape = cell.reshape(-1), (cells.shape[1], image.max() + 1)
-        place = np.ravel_multi_index((cell, image), shape)
-        sums, counts = (np.bincount(place, w, minlength=shape[0] * shape[1]).reshape(shape)
-                        for w in (y, None))
-        sizes = counts.sum(1)
+        cells, sums, counts = _by_image([*roles, *kinds, group], table["image"], y)
+        sizes, images = counts.sum(1), counts.shape[1]
         self.values = sums.sum(1) / sizes
-        self.deviations = (sums - counts * self.values[:, None]) * (shape[1] / sizes)[:, None]
+        self.deviations = (sums - counts * self.values[:, None]) * (images / sizes)[:, None]
         self.design, self.group = Design.of(*cells), cells[-1]
         self.shares = sizes / np.bincount(self.group, sizes)[self.group]
 
@@ -541,14 +556,9 @@ class _Pairs:
         codes = [pd.Index(names).get_indexer(table[role])
                  for names, role in ((generators, "generator"), (observers, "observer"))]
         kinds = _coded(*(_kinds(table, role) for role in ROLES))
-        image = pd.factorize(table["image"])[0]
-        cells, cell = np.unique(np.stack([*codes, *kinds]), axis=1, return_inverse=True)
+        cells, self.sums, self.counts = _by_image(
+            [*codes, *kinds], table["image"], table[value].to_numpy(float))
         self.first, self.second, self.kinds = cells[0], cells[1], cells[2:]
-        shape = len(self.first), image.max() + 1
-        place: Any = np.ravel_multi_index((cell.reshape(-1), image), shape)
-        self.sums, self.counts = (
-            np.bincount(place, w, minlength=shape[0] * shape[1]).reshape(shape)
-            for w in (table[value].to_numpy(float), None))
 
 
 def _jackknife(

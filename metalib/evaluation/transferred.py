@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from metalib.evaluation import crossed, dyads
+from metalib.evaluation import crossed, dyads, transfer
 from metalib.evaluation.criterion import judge
 from metalib.evaluation.nulls import load_null
 from metalib.evaluation.reference import cards, nested
@@ -32,7 +32,7 @@ from metalib.generation.metamers import Metamers
 from metalib.models import Model
 
 PUBLISHED = Path(__file__).parents[2] / "book" / "feather2023.csv"
-RELATIONS = ("other seed", "other training", "other architecture", "both differ")
+RELATIONS = transfer.RELATIONS[1:]  # of two networks
 CONTRASTS = {  # a name for what is compared, the column, and the first less the second group
     "generators: robust − standard": ("generator_training", "robust", "standard"),
     "observers: robust − standard": ("observer_training", "robust", "standard"),
@@ -42,7 +42,6 @@ CONTRASTS = {  # a name for what is compared, the column, and the first less the
         ("other training", "both differ"))}}
 VALUES = {"scaled_match": "scaled match", "agrees": "observers agree", "passed": "metamers pass"}
 WAYS = {"by name": "scaled_match", "by depth": "scaled_match_depth", "by CKA": "scaled_match_cka"}
-
 
 
 def counted(table: pd.DataFrame, *, stage: str = "") -> pd.DataFrame:
@@ -83,10 +82,7 @@ def average(
     rows = rows[rows["relation"] == relation] if relation else rows
     if rows.empty:
         return {**dict.fromkeys(("estimate", "low", "high"), np.nan), **_sizes(rows)}
-    found = crossed.estimate(rows, value=value)
-    if _is_share(rows[value]):
-        found |= {name: min(max(found[name], 0.0), 1.0) for name in ("low", "high")}
-    return found
+    return crossed.estimate(rows, value=value)
 
 
 def beyond_passing(table: pd.DataFrame, *, stage: str) -> dict[str, Any]:
@@ -562,10 +558,6 @@ def _in_order(kinds: pd.Index) -> pd.MultiIndex:
     return pd.MultiIndex.from_tuples(
         sorted(kinds, key=lambda kind: (kind[0] != "standard", *kind)),
         names=["training", "architecture"])
-
-
-def _is_share(column: Any) -> bool:
-    return column.dtype in (bool, "boolean")
 
 
 def _less(rows: Any, first: str, second: str) -> Any:
