@@ -35,6 +35,7 @@ from tqdm import tqdm
 from metalib.data import ImageSet, load_images, stratified
 from metalib.devices import device_of
 from metalib.evaluation.nulls import null_distribution
+from metalib.generation.compute import keep_freed_memory
 from metalib.models import zoo
 from metalib.models.model import Model
 from metalib.models.registry import load_model
@@ -165,6 +166,28 @@ def arithmetic(device: str) -> str:
     return "bfloat16" if seconds(torch.bfloat16) < seconds(torch.float32) else "float32"
 
 
+def autocast(device: str) -> torch.autocast:
+    """The context in which a forward pass has the precision of a training."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16,
+                          enabled=arithmetic(device) == "bfloat16")
+
+
+def keep_depthwise_in_float32(network: nn.Module) -> None:
+    """Take depthwise convolutions out of autocast, in place.
+
+    In bfloat16, CPUs compute the gradients of their weights five times more slowly.
+    """
+    def in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def outside_autocast(batch: Tensor) -> Tensor:
+            with torch.autocast(batch.device.type, enabled=False):
+                return forward(batch.float())
+        return outside_autocast
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            layer.forward = in_float32(layer.forward)
+
+
 def augment(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
     """Mirror images at random, and crop them at random shifts after continuing them by reflection.
 
@@ -206,6 +229,9 @@ def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Modu
     settings, seed = TRAININGS[training], int(seed)
     torch.manual_seed(seed)
     network = ARCHITECTURES[architecture]().to(device).to(memory_format=torch.channels_last)
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
+        keep_depthwise_in_float32(network)
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1)
                  for values in (zoo.MEAN, zoo.STD))
     optimizer = OPTIMIZERS[architecture](network.parameters(), settings.decay)
@@ -223,8 +249,7 @@ def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Modu
         done = saved["epoch"]
 
     def classify(batch: Tensor) -> Tensor:
-        with torch.autocast(torch.device(device).type, torch.bfloat16,
-                            enabled=arithmetic(device) == "bfloat16"):
+        with autocast(device):
             return network(((batch - mean) / std).contiguous(
                 memory_format=torch.channels_last)).float()
 
@@ -276,8 +301,13 @@ def accuracy(
     """Share of an ImageSet that a model classifies correctly.
 
     With `epsilon`, an image counts only if it is classified correctly after PGD-20 in that L2
-    radius, too.
+    radius, too. The attack follows gradients in the precision of a training (see `arithmetic`);
+    what it finds is classified in float32.
     """
+    def classify(batch: Tensor) -> Tensor:
+        with autocast(str(model.device)):
+            return model(batch).float()
+
     generator = torch.Generator().manual_seed(0)
     correct = 0
     for batch, labels in zip(images.images.split(batch_size), images.labels.split(batch_size)):
@@ -287,7 +317,7 @@ def accuracy(
         if epsilon and right.any():  # only what is classified correctly needs an attack
             batch, labels = batch[right], labels[right]
             attacked = l2_attack(
-                model, batch, labels, epsilon=epsilon, generator=generator, **PGD20)
+                classify, batch, labels, epsilon=epsilon, generator=generator, **PGD20)
             with torch.no_grad():
                 right = model(attacked).argmax(1) == labels
         correct += right.sum().item()
