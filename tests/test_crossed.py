@@ -303,6 +303,13 @@ def test_models_that_share_are_clustered_and_grouped():
         crossed.cluster(values)
 
 
+def test_equal_values_have_an_interval_without_length():
+    """Seven tenths are no binary number, so that rounding leaves differences."""
+    table = simulated(np.random.default_rng(0)).assign(agrees=0.7)
+    found = crossed.means(table, [])
+    assert np.allclose(found[["mean", "low", "high"]], 0.7, rtol=0, atol=1e-12)
+
+
 def test_bad_tables_are_told():
     table = simulated(np.random.default_rng(0))
     with pytest.raises(ValueError, match="no column training; it has generator"):

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_CELLS = 5000  # pairs of networks; matrices of so many rows take 200 megabytes each
+ROUNDING = 1e-12  # errors below this share of the values are those of floating point
 RANK = 1e-9  # singular values below this share of the largest count as 0
 
 
@@ -204,12 +205,13 @@ class Combination:
         rest = (sizes * self.shares)[0]
         # components that are estimated below 0 do not take more than what is seen without them
         variance = max(of_cells + beyond, of_images, rest)
-        if variance <= 0:
+        if variance ** 0.5 <= ROUNDING * np.abs(values).max():  # nothing varies
             return Found(estimate, 0.0, np.inf, {})
         uncertain = sizes @ self.spread @ sizes
         if beyond or variance == of_images:
             uncertain += of_images ** 2 / (images - 1)
-        freedom = max(variance ** 2 / uncertain, (self.design.kinds - 1) / 2)
+        freedom = max(variance ** 2 / uncertain if uncertain > 0 else 0,
+                      (self.design.kinds - 1) / 2)
         return Found(estimate, variance ** 0.5, freedom,
                      self._parts(sizes, deviations, of_images))
 
