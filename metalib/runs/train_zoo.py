@@ -177,7 +177,7 @@ def keep_depthwise_in_float32(network: nn.Module) -> None:
 
     In bfloat16, CPUs compute the gradients of their weights five times more slowly.
     """
-    def in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def in_float32(forward: Callable[[Tensor], Tensor]) -> Any:
         def outside_autocast(batch: Tensor) -> Tensor:
             with torch.autocast(batch.device.type, enabled=False):
                 return forward(batch.float())
