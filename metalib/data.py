@@ -98,7 +98,7 @@ class ImageSet:
     @property
     def sha256(self) -> str:
         """Hash of the 8-bit pixels and the labels, which identifies these images in a record."""
-        values = (self.images * 255).round().to(torch.uint8).contiguous().cpu().numpy()
+        values = to_bytes(self.images).contiguous().cpu().numpy()
         return hashlib.sha256(values.tobytes() + self.labels.cpu().numpy().tobytes()).hexdigest()
 
 
@@ -235,6 +235,11 @@ def _kind(value: Any) -> str:
     if isinstance(value, (list, tuple)) and len(value):
         return f"a {type(value).__name__} of {type(value[0]).__name__}"
     return f"{type(value).__name__} {value!r}"[:80]
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] as the uint8 that an 8-bit file would hold."""
+    return (images * 255).round().to(torch.uint8)
 
 
 def to_8_bits(images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from metalib import metrics
+from metalib.data import to_bytes
 from metalib.generation.starts import at_distance, image_generator
 
 COPY = 0.06  # images within this distance of each other (RMS, pixels in [0, 1]) are copies
@@ -56,7 +57,7 @@ def perturbations(
             directions = [_distractor(natural, apart[i], distance[i], generators[i]) - image
                           for i, image in enumerate(references)]
         changed = at_distance(references, torch.stack(directions), distance)
-        drawn.append((changed * 255).round().to(torch.uint8))
+        drawn.append(to_bytes(changed))
     return torch.stack(drawn, 1)
 
 
@@ -176,7 +177,7 @@ def _as_jpeg(images: Tensor, quality: int = 90) -> Tensor:
     decoded = []
     for image in images:
         file = io.BytesIO()
-        picture = transforms.to_pil_image((image * 255).round().to(torch.uint8))
+        picture = transforms.to_pil_image(to_bytes(image))
         picture.save(file, "JPEG", quality=quality)
         decoded.append(transforms.pil_to_tensor(Image.open(file)).float() / 255)
     return torch.stack(decoded)

@@ -140,23 +140,6 @@ def _words(table: Any, words: list[str]) -> dict[Any, str]:
     return one[[f"generator_{word}" for word in words]].astype(str).agg(" ".join, axis=1).to_dict()
 
 
-def rates(table: pd.DataFrame, *, boolean: bool = False) -> pd.DataFrame:
-    """The share of made-up studies in which each contrast is found to differ.
-
-    Args:
-        table: rows of `covered` for several shares and seeds, with `share` and `boolean`.
-        boolean: which of them.
-
-    Returns:
-        A row for each `contrast` and `networks`, a column for each share of variance.
-    """
-    rows: Any = table[table["boolean"] == boolean]
-    by = ["contrast", "networks", "share"]
-    sums = rows.groupby(by, sort=False)[["rejected", "studies"]].sum()
-    shares: Any = (sums["rejected"] / sums["studies"]).unstack("share")
-    return shares
-
-
 def coverage(
     table: pd.DataFrame, *, networks: str = NESTED, share: float | None = None,
     boolean: bool = False,
@@ -164,7 +147,8 @@ def coverage(
     """How often the 95 % intervals of the contrast that fares worst hold the truth.
 
     Args:
-        table, boolean: as in `rates`.
+        table: rows of `covered` for several shares and seeds, with `share` and `boolean`.
+        boolean: which of them.
         networks: "nested in kinds" or "taken for independent".
         share: of variance; None takes the worst.
 
@@ -190,7 +174,7 @@ def by_share(table: pd.DataFrame, *, boolean: bool = False) -> pd.DataFrame:
     """`coverage` of the contrast that fares worst, for each share of variance and `networks`.
 
     Args:
-        table, boolean: as in `rates`.
+        table, boolean: as in `coverage`.
     """
     rows: Any = table[table["boolean"] == boolean]
     return pd.DataFrame([

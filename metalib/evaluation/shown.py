@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from metalib.data import ImageSet
+from metalib.data import ImageSet, to_bytes
 from metalib.evaluation.confidence import confidence
 from metalib.evaluation.controls import CEILING, COPIES
 from metalib.evaluation.correspondence import relative_depth
@@ -304,7 +304,7 @@ def _copies_seen(observer: Observer, stage: str, null: NullDistribution) -> pd.D
             "null_1e-4": null.quantile(1 - 1e-4)["pearson"],
             "null_maximum": null.maximum["pearson"], "ceiling": scale.ceiling}
     for name, change in COPIES.items():
-        pictures = (change(observer.images.images) * 255).round().to(torch.uint8)
+        pictures = to_bytes(change(observer.images.images))
         seen = observer.look({stage: null}, pictures)[stage]
         parts.append(pd.DataFrame({
             "control": name, "image": range(len(pictures)), "match": seen["match"],

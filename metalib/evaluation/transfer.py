@@ -20,9 +20,8 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from metalib.data import ImageSet
+from metalib.data import ImageSet, to_bytes
 from metalib.evaluation.correspondence import (
     Correspondence,
     corresponding_stage,
@@ -307,17 +306,13 @@ def _make(plan: Plan, load: Loader, folder: Path, done: Any) -> list[TensorFile]
             controls = starts.perturbation(
                 metamers.references, verdict["distance"], seed=plan.generation["seed"])
             file.write({
-                "images": _bytes(metamers.images), "controls": _bytes(controls),
+                "images": to_bytes(metamers.images), "controls": to_bytes(controls),
                 "passed": torch.tensor(verdict["passed"].to_numpy(), dtype=torch.uint8),
                 **{name: torch.tensor(verdict[name].to_numpy(), dtype=torch.float64)
                    for name in ("distance", "evaluations")}}, recipe=metamers.recipe)
         files.append(file)
         done()
     return files
-
-
-def _bytes(pictures: Tensor) -> Tensor:
-    return (pictures * 255).round().to(torch.uint8)
 
 
 # --- Show ---------------------------------------------------------------------------------------

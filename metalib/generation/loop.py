@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from metalib.data import to_8_bits
+from metalib.data import to_8_bits, to_bytes
 from metalib.generation.compute import process_rank
 from metalib.generation.metamers import Metamers, Position
 from metalib.generation.objective import Agreement, Evaluation, Objective
@@ -46,7 +46,7 @@ class Record:
     ) -> "Record":
         """A batch of which nothing is done."""
         count, stored = len(starts), len(stored_steps(steps, store_every))
-        first = _bytes(starts.cpu())
+        first = to_bytes(starts.cpu())
         return cls(starts.cpu(), torch.full((steps, count), float("nan")),
                    torch.full((steps, members, count), float("nan")),
                    torch.zeros(count, dtype=torch.int64), ["interrupted"] * count, None,
@@ -89,12 +89,12 @@ class Record:
         """Keep the images for the history, if it is time."""
         if len(self.frames) and (position.step % self.every == 0 or position.step == steps):
             self.frames[(position.step - 1) // self.every].index_copy_(
-                0, position.rows, _bytes(position.images))
+                0, position.rows, to_bytes(position.images))
 
     def _store_last(self, position: Position, rows: Tensor) -> None:
         """From here on, the history shows images that go no further as they are now."""
         if len(self.frames):
-            self.frames[position.step // self.every:, rows] = _bytes(self.images[rows])
+            self.frames[position.step // self.every:, rows] = to_bytes(self.images[rows])
 
     def leave(self, position: Position, done: Tensor) -> Position:
         """Keep all images as they are; those that are done leave."""
@@ -128,11 +128,6 @@ class Record:
 def stored_steps(steps: int, every: int | None) -> list[int]:
     """After which evaluations the history keeps the images; none without `every`."""
     return [*range(every, steps, every), steps] if every else []
-
-
-def _bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] as the uint8 that an 8-bit file would hold."""
-    return (images * 255).round().to(torch.uint8)
 
 
 def optimise(

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from metalib.data import rows_at
+from metalib.data import rows_at, to_bytes
 from metalib.previews import preview
 from metalib.store import atomic_write, save_tensors, sha256
 from metalib.version import __version__
@@ -324,7 +324,7 @@ def export(metamers: Metamers, folder: str | Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number, image in enumerate(getattr(metamers, name)):
             with atomic_write(folder / name / f"{number:04}.png") as temporary:
-                to_pil_image((image * 255).round().to(torch.uint8)).save(temporary, "PNG")
+                to_pil_image(to_bytes(image)).save(temporary, "PNG")
         for path in (folder / name).glob("*.png"):
             if (path.stem.isdecimal() and path.stem == f"{int(path.stem):04}"
                     and int(path.stem) >= len(metamers)):

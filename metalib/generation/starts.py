@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms import functional as transforms
 
-from metalib.data import ImageSet, pixels
+from metalib.data import ImageSet, pixels, to_bytes
 from metalib.generation.spectra import falling, weighed
 from metalib.metrics import rms_distance
 
@@ -215,7 +215,7 @@ def image_generator(reference: Tensor, seed: int) -> Generator:
 
     It is the same for the same 8-bit image and seed, whatever else is in the batch.
     """
-    content = (reference.cpu() * 255).round().to(torch.uint8).contiguous().numpy().tobytes()
+    content = to_bytes(reference.cpu()).contiguous().numpy().tobytes()
     digest = hashlib.sha256(str(int(seed)).encode() + b":" + content).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 

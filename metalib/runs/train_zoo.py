@@ -10,9 +10,9 @@ All trainings of an architecture and a seed begin with the same weights, and see
 the same order, augmented alike.
 
 Every epoch is saved in --work: a run that was stopped resumes from there and ends with the same
-weights. On two CPU cores that are fast in bfloat16, a model takes about 15 minutes and a robust one
-about 30; on others up to three times as long. Two trainings side by side, each with
-OMP_NUM_THREADS=1, are faster than one after the other.
+weights. On a CPU that is fast in bfloat16, a model without adversarial training takes 20 to 40
+minutes of one core, and 5 to 15 more to be measured; on others up to three times as long. Two
+trainings side by side, each with OMP_NUM_THREADS=1, are faster than one after the other.
 """
 
 import argparse
