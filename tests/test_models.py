@@ -45,7 +45,7 @@ def test_models_are_frozen_and_stay_in_evaluation_mode(small):
 def test_stages_are_sorted_by_execution_and_relus_are_found():
     model = wrap_model(small_network(), stages=["5", "2", "1", "0"])
     assert model.stages == ("0", "1", "2", "5")
-    assert model.relu_stages == {"1": 1, "2": 2}  # a module in place, and a function inside a block
+    assert model.relu_stages == {"1": (1,), "2": (2,)}  # in place, and a function in a block
     assert model.shapes == {"0": (8, 32, 32), "1": (8, 32, 32), "2": (6, 16, 16), "5": (10,)}
 
 
@@ -72,6 +72,74 @@ def test_identity_relu_does_nothing_where_no_relu_ends_the_stage(small, samples)
         small.unchecked_activations(images, "3", identity_relu=flag).square().sum(), images)[0]
         for flag in (True, False)]
     assert torch.equal(*gradients)
+
+
+class Fire(nn.Module):
+    """Two ReLUs whose outputs are put together, as in SqueezeNet and Inception."""
+
+    def __init__(self, inplace):
+        super().__init__()
+        self.squeeze, self.one, self.three = (
+            nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1), nn.Conv2d(4, 6, 3, padding=1))
+        self.relu = nn.ReLU(inplace)
+
+    def before(self, x):
+        x = self.squeeze(x).relu()
+        return torch.cat([self.one(x), self.three(x)], 1)
+
+    def forward(self, x):
+        x = self.squeeze(x).relu()
+        return torch.cat([self.relu(self.one(x)), self.relu(self.three(x))], 1)
+
+
+class Bounded(nn.Module):
+    """A ReLU6 that is reached at both of its ends."""
+
+    def __init__(self, relu6):
+        super().__init__()
+        self.conv, self.relu6 = nn.Conv2d(3, 8, 3), relu6
+
+    def before(self, x):
+        return 40 * self.conv(x)
+
+    def forward(self, x):
+        return self.relu6(self.before(x))
+
+
+@pytest.mark.parametrize("block, numbers", [
+    (Fire(True), (2, 3)), (Fire(False), (2, 3)), (Bounded(nn.ReLU6(True)), (1,)),
+    (Bounded(nn.functional.relu6), (1,)), (Bounded(nn.Hardtanh(0, 6)), (1,))])
+def test_concatenated_relus_and_relu6_pass_the_gradient_of_all_units(samples, block, numbers):
+    network = nn.Sequential(block, nn.Flatten(), nn.LazyLinear(10))
+    network(samples.images[:1])
+    model = wrap_model(network, stages=["0"], mean=(0.5,) * 3)
+    assert model.relu_stages == {"0": numbers}
+    images = samples.images[:2].clone().requires_grad_()
+    plain, ours = (model.unchecked_activations(images, "0", flag) for flag in (False, True))
+    assert torch.equal(plain, ours)
+    direction = torch.randn_like(plain)
+    found, expected = (
+        torch.autograd.grad((values * direction).sum(), images)[0]
+        for values in (ours, block.before(images - 0.5).flatten(1)))
+    torch.testing.assert_close(found, expected)
+
+
+class Shortcut(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.conv, self.change = nn.Conv2d(3, 3, 3, padding=1), change
+
+    def forward(self, x):
+        return self.change(self.conv(x).relu(), x)
+
+
+@pytest.mark.parametrize("change", [
+    lambda relu, x: relu.add_(x), lambda relu, x: torch.cat([relu, x], 1),
+    lambda relu, x: nn.functional.hardtanh(relu - 1)])
+def test_what_ends_otherwise_is_no_relu_stage(change):
+    network = nn.Sequential(Shortcut(change), nn.Flatten(), nn.LazyLinear(10))
+    network(torch.rand(1, 3, 32, 32))
+    assert wrap_model(network, stages=["0"], mean=(0.5,) * 3).relu_stages == {}
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metalib.models.outputs import tensor_of
-from metalib.models.stages import LastReLU, explained, first_of
+from metalib.models.stages import ReLUs, explained, first_of
 
 
 @dataclass
@@ -131,7 +131,7 @@ def _outputs(
                 seen.append(_output(name, tensor, layers, layers - entered[name]))
         return hook
 
-    with contextlib.ExitStack() as hooks, torch.enable_grad(), LastReLU():
+    with contextlib.ExitStack() as hooks, torch.enable_grad(), ReLUs():
         for inner, submodule in module.named_modules():
             if inner and not isinstance(submodule, torch.jit.ScriptModule):  # takes no hooks
                 hooks.callback(submodule.register_forward_pre_hook(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from metalib.data import check_range
 from metalib.models.default_stages import default_stages
 from metalib.models.outputs import Layout, end_of, layout_of, may_be_logits, picked
-from metalib.models.stages import LastReLU, StageReached, evaluating, hooked, trace
+from metalib.models.stages import ReLUs, StageReached, evaluating, hooked, trace
 from metalib.pictures import luminance
 
 
@@ -27,8 +27,8 @@ class Model(nn.Module):
         name: the model's name in tables and figures.
         stages: names of the stages, in the order in which the network computes them.
         shapes: for each stage, the shape of one image's activations, for example (64, 16, 16).
-        relu_stages: for each stage whose output is that of a ReLU, the number of that ReLU,
-            counted from 1.
+        relu_stages: for each stage whose output is that of a ReLU or ReLU6, or a concatenation of
+            such, the numbers of these ReLUs, counted from 1.
         input_size: side of the square input images, in pixels, or their (height, width).
         input_shape: (channels, height, width) of the images that the network takes. A network of
             grey-scale images takes colour images, too, as their luminance.
@@ -70,7 +70,8 @@ class Model(nn.Module):
         self._stages, returned, alone = trace(module, stages, probes, name, lenient=default)
         self.stages: tuple[str, ...] = tuple(self._stages)
         self.shapes = {key: stage.shape for key, stage in self._stages.items()}
-        self.relu_stages = {key: stage.relu for key, stage in self._stages.items() if stage.relu}
+        self.relu_stages = {
+            key: stage.relus for key, stage in self._stages.items() if stage.relus}
         self._end_layout = self._layout_of_end(returned, alone)
         logits = self._end_layout.rows(self._end(returned))
         may_classify = logits.ndim == 2 and may_be_logits(picked(returned, output))
@@ -233,8 +234,9 @@ class Model(nn.Module):
 
         With `identity_relu`, at a stage whose output is that of a ReLU, the backward pass lets
         the gradient through that ReLU unchanged, so that units that are off receive one too
-        (Feather et al. 2023, doi:10.1038/s41593-023-01442-0, Methods). Values are the same;
-        stages that do not end in a ReLU are not affected.
+        (Feather et al. 2023, doi:10.1038/s41593-023-01442-0, Methods). Values are the same. Of a
+        concatenation it is all ReLUs, and ReLU6 counts as one: its units that are at 6 receive a
+        gradient, too. Stages that end otherwise are not affected, see `relu_stages`.
         """
         output = self.reach(self.normalised(images), stage, identity_relu)
         if self.memory_format == torch.channels_last and output.ndim == 4:
@@ -249,9 +251,9 @@ class Model(nn.Module):
         def leave(output):
             raise StageReached(output)
 
-        number = self.relu_stages.get(stage) if identity_relu else None
-        relu = LastReLU(number, _identity_relu) if number else contextlib.nullcontext()
-        with relu, hooked(self.module, stage, leave):
+        numbers = self.relu_stages.get(stage) if identity_relu else None
+        relus = ReLUs(numbers) if numbers else contextlib.nullcontext()
+        with relus, hooked(self.module, stage, leave):
             try:
                 self._pass(inputs)
             except StageReached as reached:
@@ -372,8 +374,3 @@ def _membership(coarse: Mapping[str, Sequence[int]], classes: int, name: str) ->
                              "the coarse classes have members beyond")
         members[list(indices)] = number
     return members
-
-
-def _identity_relu(x: Tensor) -> Tensor:
-    """A ReLU that passes the gradient on unchanged."""
-    return x - x.detach().clamp_max(0)

@@ -8,6 +8,7 @@ features of a network that pools by a function. The main ones are found by
 
 import contextlib
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from metalib.models.outputs import Layout, layout_of, tensor_of
 
@@ -62,30 +64,73 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             submodule.training = True
 
 
-class LastReLU(TorchFunctionMode):
-    """Counts ReLUs and remembers the input and output of the latest one.
+class ReLUs(TorchFunctionMode):
+    """Counts ReLUs, and knows of which ones a tensor is the output.
 
-    A ReLU may be called as a module, as a function or in place. With a `number`, counted from 1,
-    only that ReLU is remembered, and others may still work in place. `relu` computes the ReLU.
+    A ReLU may be called as a module, as a function or in place; ReLU6, and Hardtanh from 0 up, are
+    such. Of a concatenation of outputs of ReLUs, as in an Inception module, it is all of them.
+
+    Args:
+        straight_through: the numbers, counted from 1, of ReLUs that pass the gradient on unchanged;
+            others are left as they are. None computes all of them out of place, as plain ReLUs.
     """
 
-    NAMES = {"relu", "relu_"}
-    input = output = None
+    CONCATENATIONS = {"cat", "concat", "concatenate"}
 
-    def __init__(
-        self, number: int | None = None, relu: Callable[[Tensor], Tensor] = torch.relu,
-    ):
+    def __init__(self, straight_through: Sequence[int] | None = None):
         super().__init__()
-        self.number, self.count, self.relu = number, 0, relu
+        self.count, self._straight = 0, straight_through
+        self._outputs: Any = WeakTensorKeyDictionary()
 
     def __torch_function__(self, function, types, args=(), kwargs: Any = None) -> Any:
-        is_relu = getattr(function, "__name__", "") in self.NAMES
-        self.count += is_relu
-        if not is_relu or self.number not in (None, self.count):
-            return function(*args, **(kwargs or {}))
-        self.input = args[0] if args else kwargs["input"]
-        self.output = self.relu(self.input)  # out of place: the input is still needed
-        return self.output
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if (ceiling := _ceiling(name, kwargs)) is None:
+            output = function(*args, **kwargs)
+            if name in self.CONCATENATIONS:
+                parts = [self.of(part) for part in (args[0] if args else kwargs["tensors"])]
+                self._note(output, sum(parts, ()) if all(parts) else ())
+            return output
+        self.count += 1
+        if self._straight is not None and self.count not in self._straight:
+            return function(*args, **kwargs)
+        x = args[0] if args else kwargs["input"]
+        if self._straight:
+            return _straight_through(x, ceiling)
+        output = torch.relu(x) if ceiling == math.inf else x.clamp(0, ceiling)
+        self._note(output, (self.count,))
+        return output
+
+    def _note(self, output: Tensor, numbers: tuple[int, ...]) -> None:
+        if numbers:
+            self._outputs[output] = numbers, _version(output)
+
+    def of(self, output: Any) -> tuple[int, ...]:
+        """The numbers of the ReLUs whose output this is, unless it was changed in place since."""
+        if not isinstance(output, Tensor) or output not in self._outputs:
+            return ()
+        numbers, version = self._outputs[output]
+        return numbers if _version(output) == version else ()
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; in inference mode that is not counted."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _straight_through(x: Tensor, ceiling: float) -> Tensor:
+    """A ReLU that passes the gradient on unchanged; its values are the same to the bit."""
+    value = x.detach()
+    if ceiling == math.inf:
+        return x - value.clamp_max(0)
+    return value.clamp(0, ceiling) + (x - value)
+
+
+def _ceiling(name: str, kwargs: dict[str, Any]) -> float | None:
+    """The largest value of a ReLU, by the name of the function; None for any other function."""
+    if name.startswith("hardtanh"):
+        return kwargs["max_val"] if kwargs.get("min_val") == 0 else None
+    return {"relu": math.inf, "relu_": math.inf, "relu6": 6.0, "relu6_": 6.0}.get(name)
 
 
 @dataclass(frozen=True)
@@ -95,12 +140,13 @@ class Stage:
     Attributes:
         shape: of one image's activations.
         layout: where the images of a batch are in what its submodule returns.
-        relu: where that is the output of a ReLU, the number of this ReLU, as in `LastReLU`; or 0.
+        relus: where that is the output of a ReLU, or a concatenation of such, their numbers, as in
+            `ReLUs`.
     """
 
     shape: tuple[int, ...]
     layout: Layout
-    relu: int
+    relus: tuple[int, ...]
 
     def rows(self, output: Any) -> Tensor:
         """What the submodule returned, as a tensor with a row for each image."""
@@ -150,11 +196,11 @@ def trace(
 
 
 class _Call(NamedTuple):
-    """One call of a stage's submodule: which of all, what it gave, and the number of its ReLU."""
+    """One call of a stage's submodule: which of all, what it gave, and the numbers of its ReLUs."""
 
     order: int
     output: Any
-    relu: int
+    relus: tuple[int, ...]
 
 
 def _calls(
@@ -162,11 +208,11 @@ def _calls(
 ) -> tuple[dict[str, list[_Call]], Any]:
     """The calls of each stage in a forward pass, and what the network returns."""
     calls: dict[str, list[_Call]] = {stage: [] for stage in stages}
-    with contextlib.ExitStack() as hooks, torch.no_grad(), LastReLU() as relu:
+    with contextlib.ExitStack() as hooks, torch.no_grad(), ReLUs() as relus:
 
         def note(stage: str, output: Any) -> None:
-            number = relu.count if output is relu.output else 0
-            calls[stage].append(_Call(sum(map(len, calls.values())), output, number))
+            calls[stage].append(
+                _Call(sum(map(len, calls.values())), output, relus.of(output)))
 
         for stage in stages:
             hooks.enter_context(hooked(module, stage, partial(note, stage)))
@@ -181,7 +227,7 @@ def _stage(pair: list[_Call], single: list[_Call]) -> Stage:
                          f"computed once; {advice}")
     two, one = tensor_of(pair[0].output), tensor_of(single[0].output)
     layout = layout_of(two, one)
-    return Stage(tuple(layout.rows(one).shape[1:]), layout, pair[0].relu)
+    return Stage(tuple(layout.rows(one).shape[1:]), layout, pair[0].relus)
 
 
 def _check_names(module: nn.Module, stages: Sequence[str], name: str) -> None:
