@@ -358,8 +358,8 @@ def test_default_stages_are_the_groups_the_pooled_features_and_the_logits():
 
 def test_a_group_of_most_of_the_layers_is_divided():
     model = wrap_model(Pooled(1, 6, 1))  # the second group has 19 of the 27 layers
-    assert model.stages == ("stem", "groups.0", "groups.1.1", "groups.1.3", "groups.1", "groups.2",
-                            "fc:input", "fc")
+    assert model.stages == ("stem", "groups.0", "groups.1.1", "groups.1.3", "groups.1.5",
+                            "groups.2", "fc:input", "fc")
 
 
 def test_the_input_of_a_module_can_be_a_stage(samples):
@@ -377,7 +377,11 @@ def test_the_library_s_own_networks_get_the_stages_that_are_used_in_papers():
     assert resnet.stages == ("relu", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc")
     vit = wrap_model(torchvision.models.VisionTransformer(32, 8, 12, 2, 16, 32), input_size=32)
     layers = [f"encoder.layers.encoder_layer_{number}" for number in (2, 5, 8)]
-    assert vit.stages == ("conv_proj", *layers, "encoder", "heads.head:input", "heads")
+    assert vit.stages == ("conv_proj", *layers, "encoder.ln", "heads.head:input", "heads.head")
+    # its class maps are pooled, not its features
+    squeezenet = wrap_model(torchvision.models.squeezenet1_1(), input_size=64)
+    maps = [f"features.{number}" for number in (1, 4, 7, 10, 12)]  # the last is `features`, too
+    assert squeezenet.stages == (*maps, "classifier")
 
 
 def test_coarse_answers_need_coarse_classes(small, samples):

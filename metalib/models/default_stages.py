@@ -60,6 +60,10 @@ def default_stages(
        1 / `finest` of the network's layers.
     4. The features, which are the input of the last linear layer, are a stage, written
        `name:input` if no submodule returns them. So are the logits, if a submodule returns them.
+       A network whose last layer with weights is a convolution (SqueezeNet) pools its class maps,
+       and has no pooled features: the stage before its logits is a map.
+    5. A stage is not named by a module that holds another stage, if one inside it returns the
+       same: of `features.10` and `features` the latter becomes `features.12`.
 
     Args:
         module: a network whose weights need no gradient.
@@ -100,7 +104,22 @@ def default_stages(
         equal = [output for output in outputs if features.equals(output)]
         stages.insert(-1, min(
             equal, key=lambda output: output.name.count("."), default=features))
-    return list(dict.fromkeys(candidate.name for candidate in stages))
+    return _names(list(dict.fromkeys(candidate.name for candidate in stages)), outputs)
+
+
+def _names(stages: list[str], outputs: list[_Output]) -> list[str]:
+    """The stages, named so that none holds another, where a module inside it returns the same."""
+    nodes = {output.name: output.node for output in outputs}
+
+    def holds_another(name: str) -> bool:
+        return any(other.startswith(f"{name}.") for other in stages)
+
+    def inner(name: str) -> str:
+        same = [other for other in nodes if other.startswith(f"{name}.")
+                and nodes[other] is nodes[name] and not holds_another(other)]
+        return min(same, key=lambda other: other.count("."), default=name)
+
+    return [inner(name) if name in nodes and holds_another(name) else name for name in stages]
 
 
 def _outputs(
