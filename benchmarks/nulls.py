@@ -2,6 +2,7 @@
 
     python benchmarks/nulls.py --images 10000 --model zoo/vgg-robust-0 --stage features
     python benchmarks/nulls.py       # an untrained network whose stage has 4,096 units
+    python benchmarks/nulls.py --images 800 --size 224 --stage 0    # 802,816 units, in a file
 
 Images are random; neither time nor memory depends on what they show.
 """
@@ -21,17 +22,22 @@ parser.add_argument("--images", type=int, default=10_000)
 parser.add_argument("--pairs", type=int, default=1_000_000)
 parser.add_argument("--model")
 parser.add_argument("--stage", default="1")
+parser.add_argument("--size", type=int, default=32, help="side of the images, in pixels")
+parser.add_argument("--memory", type=float, default=2e9, help="bytes")
 arguments = parser.parse_args()
 
-network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 4, stride=2, padding=1), torch.nn.ReLU(),
-                              torch.nn.Flatten(), torch.nn.Linear(4096, 10))
+side, channels = arguments.size, 64 if arguments.size > 32 else 16
+network = torch.nn.Sequential(
+    torch.nn.Conv2d(3, channels, 4, stride=2, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
+    torch.nn.Linear(channels * (side // 2) ** 2, 10))
 model = (load_model(arguments.model) if arguments.model
-         else wrap_model(network, stages=["1"], name="4096 units"))
-images = torch.rand(arguments.images, 3, 1, 1) * torch.rand(arguments.images, 3, 32, 32)
+         else wrap_model(network, stages=["0", "1"], name="untrained", input_size=side))
+images = torch.rand(arguments.images, 3, 1, 1) * torch.rand(arguments.images, 3, side, side)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kilobytes on Linux
 
 began = time.perf_counter()
-null = null_distribution(model, arguments.stage, images, pairs=arguments.pairs)
+null = null_distribution(
+    model, arguments.stage, images, pairs=arguments.pairs, memory=arguments.memory)
 ours = time.perf_counter() - began
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 

@@ -156,7 +156,7 @@ def test_studies_and_nulls_take_numbers_of_numpy_and_refuse_others(samples, smal
     assert repr(null.about["seed"]) == "2" and null.pairs == 50
     assert null.maximum == null_distribution(small, "2", samples, pairs=50, seed=2).maximum
     for wrong in ({"seed": 0.5}, {"pairs": "9"}, {"pairs": 0}, {"seed": 2 ** 65},
-                  {"batch_size": 0}):
+                  {"batch_size": 0}, {"memory": 0}, {"memory": "2 GB"}):
         with pytest.raises(ValueError, match="must be a whole number"):
             null_distribution(small, "2", samples, **wrong)
     for wrong in ({"steps": "9"}, {"seed": 0.5}, {"batch_size": None}):

@@ -1,6 +1,10 @@
 """Nulls and the criterion: parity with scipy, exact p-values, rules for degenerate stages."""
 
+import errno
 import shutil
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -35,6 +39,55 @@ def test_null_equals_scipy_on_every_pair(small, samples):
     assert null.pairs == 380
     for metric, values in expected.items():
         np.testing.assert_allclose(null.values[metric], sorted(values, reverse=True), atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["1", "5"])
+@pytest.mark.parametrize("pairs", [30, 380])
+@pytest.mark.parametrize("memory", [1, 5e5, 2e6])
+def test_values_do_not_depend_on_the_memory(small, samples, stage, pairs, memory):
+    """In a file and row by row; in a file and in blocks; in memory and in blocks, or in one."""
+    whole = null_distribution(small, stage, samples, pairs=pairs)
+    parts = null_distribution(small, stage, samples, pairs=pairs, memory=memory)
+    for metric in METRICS:
+        np.testing.assert_allclose(
+            parts.values[metric], whole.values[metric], atol=1e-4)
+
+
+def test_a_null_keeps_within_its_memory():
+    """A null of 262 MB of activations, beside what the program holds anyway."""
+    program = """
+import resource
+import torch
+from metalib import null_distribution, wrap_model
+
+def held():  # most so far, in megabytes; kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+torch.manual_seed(0)
+network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(),
+                              torch.nn.Flatten(), torch.nn.Linear(16384, 2))
+model = wrap_model(network, stages=["1"], mean=(0.5,) * 3)
+images = torch.rand(4000, 3, 32, 32)
+null_distribution(model, "1", images[:100], keep_copies=True)
+before = held()
+null_distribution(model, "1", images, pairs=1000, keep_copies=True, memory=8e7)
+print(held() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    assert float(done.stdout) < 120
+
+
+def test_a_full_disk_is_told_with_what_to_do(small, samples, monkeypatch):
+    class Full:
+        seek = close = staticmethod(lambda *_: None)
+
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+    with pytest.raises(OSError, match=r"no space for 0.0 GB.*TMPDIR, allow more memory"):
+        null_distribution(small, "1", samples, memory=1)
 
 
 @pytest.mark.parametrize("pairs", [5, 100, 350])

@@ -6,7 +6,7 @@
 
 import functools
 import math
-import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metalib import metrics
 from metalib.data import ImageSet, pixels
+from metalib.evaluation.blocks import Rows, images_at_once, products
 from metalib.evaluation.controls import repeated
 from metalib.evaluation.criterion import METRICS, RANK_UNITS, NullDistribution, judge, published
 from metalib.models import Model, load_model
@@ -31,13 +32,13 @@ __all__ = ["METRICS", "RANK_UNITS", "NullDistribution", "judge", "load_null", "n
 
 def null_distribution(
     model: Model, stage: str, images: ImageSet | Tensor, *, pairs: int = 1_000_000, seed: int = 0,
-    batch_size: int = 500, keep_copies: bool = False,
+    batch_size: int = 500, keep_copies: bool = False, memory: float = 2e9,
 ) -> NullDistribution:
     """Similarities, at a stage of a model, of random pairs of different natural images.
 
     Correlations of a million pairs are matrix products of standardised activations (for Spearman,
-    of standardised ranks), computed for the drawn pairs only. The ratio of signal to noise follows
-    from the same products.
+    of standardised ranks), of blocks of images that fit into `memory`. The ratio of signal to noise
+    follows from the same products.
 
     Copies (see `metalib.evaluation.controls.are_copies`) are left out but for the first: a pair of
     them is no pair of unrelated images, and its similarity, near 1, would be the maximum. The fewer
@@ -49,15 +50,19 @@ def null_distribution(
         images: natural images, an ImageSet or a tensor (B, 3, H, W) in [0, 1], B at least 2.
         pairs: how many ordered pairs to draw, without replacement; all if there are not more.
         seed: of the draw.
-        batch_size: images that go through the model together.
+        batch_size: images that go through the model together, at most.
         keep_copies: leave no image out.
+        memory: bytes that may be in use beside the model and the images (of a GPU, those of the
+            GPU). Activations that take more than half of it are kept in a temporary file; values
+            are the same but for rounding.
 
     Returns:
-        NullDistribution. Memory: about five times B x D float32 numbers.
+        NullDistribution
 
     Raises:
         ValueError: fewer than two images, all copies of one, numbers that are not whole, images
             that the model cannot take, or activations that are not finite.
+        OSError: no space for the temporary file.
 
     Warns:
         UserWarning: copies were left out; there are few images; or no verdict can rest on the null,
@@ -73,41 +78,56 @@ def null_distribution(
     name = images.name if isinstance(images, ImageSet) else "given"
     images, seed = pixels(images), whole("seed", seed, *SEEDS)
     pairs, batch_size = whole("pairs", pairs, 1), whole("batch_size", batch_size, 1)
+    memory = whole("memory", memory, 1)
     model.check_stage(stage)
     count, where = len(images), f"{model.name}, {stage}"
-    if not keep_copies:
-        images = images[~repeated(images)]
-    if count > 1 == len(images):
+    rows = torch.arange(count) if keep_copies else (~repeated(images)).nonzero().flatten()
+    if count > 1 == len(rows):
         raise ValueError(f"all {count} images of the null are copies of one")
-    if len(images) < 2:
-        raise ValueError(f"a null needs at least two images, not {len(images)}")
-    with torch.no_grad():
-        activations = torch.cat([model.activations(batch.to(model.device), stage)
-                                 for batch in images.split(batch_size)])
-    if not activations.is_cuda:  # sampled products run on these two only
-        activations = activations.cpu()
-    if not activations.isfinite().all():
-        raise ValueError(f"{where}: the activations of some images are not finite")
-    first, second = _draw_pairs(len(images), pairs, seed, activations.device)
-
-    units = activations.shape[1]
-    norm = torch.linalg.vector_norm(activations, dim=1)
-    mean, spread = activations.mean(1), activations.std(1, correction=0)
-    pearson = _products(metrics.standardise(activations), first, second)
-    for batch in activations.split(batch_size):  # in place: activations are no longer needed
-        batch.copy_(metrics.standardise(metrics.ranks(batch)))
-    spearman = _products(activations, first, second)
-    product = units * (pearson * spread[first] * spread[second] + mean[first] * mean[second])
-    snr_db = metrics.snr_db_of_products(norm[first], norm[second], product)
-    values = {"pearson": pearson, "spearman": spearman, "snr_db": snr_db}
+    if len(rows) < 2:
+        raise ValueError(f"a null needs at least two images, not {len(rows)}")
+    device = model.device if model.device.type == "cuda" else torch.device("cpu")
+    first, second = _draw_pairs(len(rows), pairs, seed, device)
+    at_once = images_at_once(
+        [model.input_shape, *(model.shapes[name] for name in model.stages)], memory, batch_size)
+    values = _similarities(
+        model, stage, (images[some] for some in rows.split(at_once)), len(rows), first, second,
+        memory)
     null = NullDistribution(
         {metric: value.sort(descending=True).values.cpu().numpy()
          for metric, value in values.items()},
-        np.arange(1, len(first) + 1), len(first), units,
+        np.arange(1, len(first) + 1), len(first), math.prod(model.shapes[stage]),
         {"model": model.name, "fingerprint": fingerprint(model), "stage": stage,
-         "images": f"{len(images)} of {name}", "copies": count - len(images), "seed": seed})
-    _warn_of(null, where, len(images))
+         "images": f"{len(rows)} of {name}", "copies": count - len(rows), "seed": seed})
+    _warn_of(null, where, len(rows))
     return null
+
+
+@torch.no_grad()
+def _similarities(
+    model: Model, stage: str, batches: Iterable[Tensor], count: int, first: Tensor,
+    second: Tensor, memory: float,
+) -> dict[str, Tensor]:
+    """Similarities (pairs,) by metric, of pairs of the `count` images in some batches."""
+    device, units = first.device, math.prod(model.shapes[stage])
+    norm, mean, spread = (torch.empty(count, device=device) for _ in range(3))
+    with Rows(count, units, memory, device) as activations:
+        done = 0
+        for images in batches:
+            batch = model.activations(images.to(model.device), stage).to(device)
+            if not batch.isfinite().all():
+                raise ValueError(f"{model.name}, {stage}: the activations of some images are not "
+                                 "finite")
+            activations.write(done, batch)
+            part = slice(done, done := done + len(batch))
+            norm[part] = torch.linalg.vector_norm(batch, dim=1)
+            mean[part], spread[part] = batch.mean(1), batch.std(1, correction=0)
+        pearson = products(activations, first, second, metrics.standardise)
+        activations.change(lambda some: metrics.standardise(metrics.ranks(some)))
+        spearman = products(activations, first, second)
+    product = units * (pearson * spread[first] * spread[second] + mean[first] * mean[second])
+    snr_db = metrics.snr_db_of_products(norm[first], norm[second], product)
+    return {"pearson": pearson, "spearman": spearman, "snr_db": snr_db}
 
 
 def _warn_of(null: NullDistribution, where: str, count: int) -> None:
@@ -208,18 +228,3 @@ def _draw_pairs(
     second = second + (second >= first)
     return first.to(device), second.to(device)
 
-
-def _products(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Inner products of pairs of rows: a dense-dense product sampled at the pairs.
-
-    Pairs are sorted by `first`.
-    """
-    count = len(rows)
-    starts = torch.zeros(count + 1, dtype=torch.int64, device=rows.device)
-    starts[1:] = torch.bincount(first, minlength=count).cumsum(0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse")  # that it is in beta state
-        at_pairs = torch.sparse_csr_tensor(
-            starts, second, torch.zeros(len(second), device=rows.device, dtype=rows.dtype),
-            size=(count, count), check_invariants=True)
-        return torch.sparse.sampled_addmm(at_pairs, rows, rows.T, beta=0).values()
