@@ -22,10 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
-from torchvision.models import ResNet50_Weights
 
 from metalib.folders import Found, pictures_in
-from metalib.labels import CIFAR10
+from metalib.labels import CIFAR10, IMAGENET
 from metalib.pictures import fit, luminance, read_image, sides_of
 from metalib.previews import preview
 
@@ -291,8 +290,7 @@ def _samples(dataset: str) -> Found:
         raise FileNotFoundError("the sample images come with the package foolbox, which is not "
                                 "installed or not complete: pip install foolbox==3.3.4")
     labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in paths])
-    class_names = CIFAR10 if dataset == "cifar10" else tuple(
-        ResNet50_Weights.DEFAULT.meta["categories"])
+    class_names = CIFAR10 if dataset == "cifar10" else IMAGENET
     return Found(paths, [path.name for path in paths], labels, class_names, f"{dataset}-samples")
 
 

@@ -10,7 +10,7 @@ import torchvision
 from conftest import small_network
 from torch import nn
 
-from metalib import check_model, generate, list_models, load_model, wrap_model, zoo
+from metalib import check_model, generate, labels, list_models, load_model, wrap_model, zoo
 from metalib.models import wrap
 
 
@@ -304,12 +304,23 @@ def test_models_that_do_not_conform_are_told_what_to_mend(layer, message):
         check_model(model)
 
 
-def test_gradients_class_names_and_order_are_checked():
-    model = wrap_model(small_network(), stages=["0", "5"], class_names=["a", "b"])
+@pytest.mark.parametrize("count, more, message", [
+    (10, {"class_names": ["a", "b"]}, "10 logits, and 2 class names: give one for each$"),
+    (3, {"class_names": ["a", "b"]}, "3 logits, and 2 class names.*the background class"),
+    (1001, {"coarse": labels.IMAGENET16}, "1001 classes.*1000 of ImageNet; .*background class"),
+    (10, {"coarse": labels.IMAGENET16}, "10 classes.*1000 of ImageNet$")])
+def test_classes_that_do_not_fit_the_logits_are_refused(count, more, message):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, count))
+    with pytest.raises(ValueError, match=message):
+        wrap_model(network, stages=["0"], mean=(0.5,) * 3, **more)
+
+
+def test_gradients_and_order_are_checked():
+    model = wrap_model(small_network(), stages=["0", "5"])
     model.module[0].weight.requires_grad_(True)
     model.stages = ("5", "0")
     with pytest.raises(ValueError, match=(
-            r"(?s)ask for a gradient.*listed as 5, 0 but computed as 0, 5.*K = 2")):
+            r"(?s)ask for a gradient.*listed as 5, 0 but computed as 0, 5")):
         check_model(model)
 
 

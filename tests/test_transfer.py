@@ -18,6 +18,7 @@ from metalib import (
     crossed,
     generate,
     judge,
+    labels,
     load_images,
     load_model,
     metrics,
@@ -68,8 +69,8 @@ def pictures():
 @pytest.fixture
 def tiny(pictures):
     """Two small untrained networks, and the images and options of a study of them."""
-    models = [wrap_model(small_network(seed), stages=["1", "2", "5"], name=f"small {seed}")
-              for seed in (0, 1)]
+    models = [wrap_model(small_network(seed), stages=["1", "2", "5"], name=f"small {seed}",
+                         class_names=pictures.class_names) for seed in (0, 1)]
     options = {"stages": ["2"], "steps": 8, "null_images": load_images("cifar10-samples"),
                "batch_size": 5}
     return models, pictures, options
@@ -464,7 +465,7 @@ def test_labels_are_matched_by_name_and_may_be_unknown(tiny):
     named = wrap_model(small_network(0), stages=one.stages,
                        class_names=[f"class {k}" for k in range(10)], name="named")
     backwards = transfer_study([named], [named], type(pictures)(
-        pictures.images, 9 - pictures.labels, tuple(f"class {9 - k}" for k in range(10)),
+        pictures.images, 9 - pictures.labels, tuple(f"Class_{9 - k}" for k in range(10)),
         "backwards"), **options)
     plain = transfer_study([one], [one], pictures, **options)
     assert backwards["recognised"].tolist() == plain["recognised"].tolist()
@@ -473,6 +474,30 @@ def test_labels_are_matched_by_name_and_may_be_unknown(tiny):
     table = transfer_study([one], [one], some, **options)
     assert table["recognised"].isna().tolist() == [True] * 3 + [False] * 5
     assert crossed.means(table, "generator")["rows"].item() == 8
+
+
+def test_classes_are_never_matched_by_their_position(tiny):
+    """Folders of some classes of ImageNet, in the order of their names, have numbers of their own.
+    """
+    (one, _), pictures, options = tiny
+    count = len(labels.IMAGENET)
+    network = torch.nn.Sequential(*list(small_network(0))[:-1], torch.nn.Linear(96, count))
+    model = wrap_model(network, stages=["2"], name="many", class_names=labels.IMAGENET,
+                       coarse=labels.IMAGENET16)
+    known = model(pictures.images).argmax(1)
+    ids = tuple(sorted({f"{labels.IMAGENET_IDS[k]}_whatever" for k in known}))
+    numbers = torch.tensor([ids.index(f"{labels.IMAGENET_IDS[k]}_whatever") for k in known])
+    folders = type(pictures)(pictures.images, numbers, ids, "some folders")
+    table = transfer_study([model], [model], folders, **options)
+    assert table["reference_recognised"].all()
+    nameless = wrap_model(network, stages=["2"], name="nameless", mean=(0.5,) * 3)
+    for stranger, advice in ((nameless, "pass class_names="), (one, "its classes are airplane")):
+        with pytest.warns(UserWarning, match=f"knows none of the classes of some fold.*{advice}"):
+            table = transfer_study([stranger], [stranger], folders, **options)
+        assert table["recognised"].isna().all() and table["agrees"].notna().all()
+    beyond = type(pictures)(pictures.images, pictures.labels + 5, (), "numbers")
+    with pytest.raises(ValueError, match="labels reach to .* small 0 has 10 classes"):
+        transfer_study([one], [one], beyond, **options)
 
 
 def test_bad_input_is_told_before_anything_is_made(tiny, tmp_path, monkeypatch):

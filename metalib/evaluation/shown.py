@@ -30,8 +30,10 @@ from metalib.evaluation.criterion import (
     truths,
 )
 from metalib.evaluation.inventory import Loader, Nulls
+from metalib.labels import places
 from metalib.metrics import pearson
 from metalib.models import Model
+from metalib.notices import warn
 from metalib.plain import remembered, whole
 from metalib.store import fingerprint
 
@@ -240,12 +242,30 @@ class Observer:
 
 
 def _labels(model: Model, images: ImageSet) -> Tensor:
-    """The labels as classes of the model, by name where both have names; -1 where unknown."""
-    if not images.class_names or not model.class_names:
+    """The labels as classes of the model, -1 where unknown: by name where images have names.
+
+    Raises:
+        ValueError: labels without names that are no classes of the model.
+
+    Warns:
+        UserWarning: no class of the images is one of the model.
+    """
+    known = images.labels >= 0
+    if not model.has_classes or not known.any():
         return images.labels
-    place = {name: number for number, name in enumerate(model.class_names)}
-    renamed = torch.tensor([place.get(name, -1) for name in images.class_names])
-    return torch.where(images.labels >= 0, renamed[images.labels.clamp_min(0)], -1)
+    if not images.class_names:
+        if model.class_names and images.labels.max() >= len(model.class_names):
+            raise ValueError(f"labels reach to {images.labels.max()}, and {model.name} has "
+                             f"{len(model.class_names)} classes: give the images class_names")
+        return images.labels
+    place = torch.tensor(places(images.class_names, model.class_names))
+    labels = torch.where(known, place[images.labels.clamp_min(0)], -1)
+    if (labels < 0).all():
+        warn(f"{model.name} knows none of the classes of {images.name}, so that nothing is said "
+             "to be recognised: " + (
+                 "its classes are " + ", ".join(model.class_names[:4]) + ", ..."
+                 if model.class_names else "pass class_names= to wrap_model"))
+    return labels
 
 
 # --- Positive controls --------------------------------------------------------------------------

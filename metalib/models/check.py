@@ -22,7 +22,6 @@ def check_model(
       others in the batch. Stopping at a stage gives what a whole forward pass gives.
     - Activations are finite for pixels at both ends of [0, 1]; other pixels are refused.
     - Every stage passes a gradient to the pixels that is finite and not zero.
-    - Logits are (B, K), with a name for each class, or none.
 
     Args:
         model: from `wrap_model` or `load_model`.
@@ -94,13 +93,6 @@ def _logits_problems(
     model: Model, images: Tensor, logits: Tensor, tolerance: float,
 ) -> list[str]:
     problems = []
-    if model.has_classes and (
-            logits.ndim != 2 or model.class_names
-            and logits.shape[1] not in (len(model.class_names), len(model.class_names) - 1)):
-        problems.append(
-            f"logits have the shape {tuple(logits.shape)}, not (B, K) with "
-            f"K = {len(model.class_names) or 'classes'}: wrap a module that returns logits only, "
-            "and give one class name for each")
     if not _alike(logits, _quietly(model, images), tolerance):
         problems.append("the same images give other logits the second time: make the network "
                         "deterministic (functional dropout, noise or random crops in `forward`)")

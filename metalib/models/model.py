@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metalib.data import check_range
+from metalib.labels import IMAGENET, IMAGENET16
 from metalib.models.default_stages import default_stages
 from metalib.models.outputs import Layout, end_of, layout_of, may_be_logits, picked
 from metalib.models.stages import ReLUs, StageReached, evaluating, hooked, trace
@@ -300,6 +301,12 @@ class Model(nn.Module):
         if self.has_classes and logits.ndim != 2:
             raise ValueError(f"{self.name} returns {tuple(logits.shape[1:])} numbers for an image, "
                              "and a classifier one for each class: pass classes=False or output=")
+        names, count = len(self.class_names), logits.shape[-1]
+        if names and names != count and (names, count) != (2, 1):
+            raise ValueError(
+                f"{self.name} has {count} logits, and {names} class names: give one for each"
+                + (", or pass output= to leave out the background class"
+                   if count == names + 1 else ""))
 
     def _sees_nothing(self, logits: Tensor) -> bool:
         """Whether logits (2, K) are the same for all images, as those of an untrained head."""
@@ -367,6 +374,11 @@ def _probes(shape: tuple[int, int, int]) -> Tensor:
 
 def _membership(coarse: Mapping[str, Sequence[int]], classes: int, name: str) -> Tensor:
     """For each of the classes the number of its coarse class, -1 for none."""
+    if coarse == IMAGENET16 and classes != len(IMAGENET):
+        raise ValueError(
+            f"{name} has {classes} classes, and the coarse classes are of the {len(IMAGENET)} of "
+            "ImageNet" + ("; pass output= to leave out the background class"
+                          if classes == len(IMAGENET) + 1 else ""))
     members = torch.full((classes,), -1)
     for number, indices in enumerate(coarse.values()):
         if not all(0 <= index < classes for index in indices):

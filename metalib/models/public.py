@@ -35,8 +35,6 @@ from metalib.models.model import Model
 from metalib.models.registry import SOURCES, Source, full_name, list_models, missing_files
 from metalib.models.wrap import wrap_model
 
-IMAGENET: tuple[str, ...] = tuple(torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"])
-
 
 def _import(name: str) -> types.ModuleType:
     try:
@@ -62,7 +60,7 @@ def _hub(url: str) -> Path:
 
 def _described(count: int) -> dict[str, Any]:
     """Class names, and for ImageNet the coarse classes, of a model with `count` classes."""
-    names = {10: labels.CIFAR10, 100: labels.CIFAR100, 1000: IMAGENET}.get(count, ())
+    names = {10: labels.CIFAR10, 100: labels.CIFAR100, 1000: labels.IMAGENET}.get(count, ())
     return {"class_names": names, "coarse": labels.IMAGENET16 if count == 1000 else None}
 
 

@@ -42,7 +42,9 @@ def wrap_model(
             by before the network. Without them pixels are passed as they are. One number each is
             for a network of grey-scale images (B, 1, H, W).
         input_size: side of the square images, in pixels, or their (height, width).
-        class_names: names of the K classes.
+        class_names: names of the K classes. By these, or by WordNet ids at their beginnings, the
+            classes of images are found among them (`metalib.labels.places`), never by position;
+            `metalib.labels.IMAGENET` has those of ImageNet.
         coarse: a dict from names of coarse classes to the indices of their members, such as
             `metalib.labels.IMAGENET16`, for models that are compared by coarse answers.
         name: the model's name; the class name of `module` if None.
