@@ -130,7 +130,8 @@ def rows_at(index: Any, count: int) -> Tensor:
 
 def load_images(
     source: str, *, split: str | None = None, n: int | None = None, seed: int = 0,
-    size: int | tuple[int, int] | None = None, grey: bool = False, root: str | Path | None = None,
+    size: int | tuple[int, int] | None = None, crop: float = 1.0, grey: bool = False,
+    labels: str | Path | None = None, root: str | Path | None = None,
 ) -> ImageSet:
     """Load a set of images, in a fixed order.
 
@@ -150,16 +151,24 @@ def load_images(
         size: side in pixels, or (height, width). Pictures of another size are resized so that they
             just cover it (bilinear, antialiased), and cropped at the centre. None keeps the size of
             each picture, but stands for 224 with "imagenet-samples".
+        crop: the share of a picture's shorter side that is kept: pictures are resized to cover
+            `size` / `crop`, whatever their size. .875 is usual for ImageNet (256 pixels, of which
+            224).
         grey: give the luminance, (B, 1, H, W), for networks with one input channel.
+        labels: for a folder, a table of its pictures' classes, in place of its sub-folders: a CSV
+            file with a header, whose column `file` has their names (with their path in the folder,
+            or without) and whose column `class` has classes: names, WordNet ids, or whole numbers,
+            which are taken as they are. Without columns of these names the first two are meant.
+            A relative path is one from the folder, or else from here.
         root: for "cifar10", the directory that holds or receives `cifar-10-batches-py` (default:
             the environment variable METALIB_DATA, or `~/.cache/metalib`).
 
     Raises:
         ValueError: an unknown source or split, a file that is damaged or not understood, images of
-            different sizes without `size`, more images asked for than there are, or a folder of
-            splits without `split`.
-        FileNotFoundError: a folder that does not exist, CIFAR-10 if it is neither there nor can be
-            downloaded, or samples without the package foolbox.
+            different sizes without `size`, more images asked for than there are, a folder of
+            splits without `split`, or a table of labels that is not understood or misses pictures.
+        FileNotFoundError: a folder or a table that does not exist, CIFAR-10 if it is neither there
+            nor can be downloaded, or samples without the package foolbox.
         OSError: a file where a folder should be, or what may not be read.
 
     Example:
@@ -167,25 +176,29 @@ def load_images(
         >>> images.images.shape, images.class_names[images.labels[0]]
         (torch.Size([10, 3, 32, 32]), 'ship')
     """
-    sides = sides_of(size)
+    sides, folder = sides_of(size), isinstance(source, str) and source.startswith("folder:")
+    if labels is not None and not folder:
+        raise ValueError(f"a table of labels is for the pictures of a folder, not for {source!r}")
     if source == "cifar10":
         images = _cifar10(split or "test", root)
         chosen = images if n is None else images[stratified(images.labels, n, seed)]
-        values = fit(chosen.images, sides)
+        values = fit(chosen.images, sides, crop)
         return replace(chosen, images=luminance(values).clamp(0, 1) if grey else values)
     if source in ("cifar10-samples", "imagenet-samples"):
         if split is not None:
             raise ValueError(f"{source!r} has no splits; leave `split` out")
         found = _samples(source.removesuffix("-samples"))
         sides = sides or ((224, 224) if source.startswith("imagenet") else (32, 32))
-    elif isinstance(source, str) and source.startswith("folder:") and source != "folder:":
-        found = pictures_in(_folder(source.removeprefix("folder:")), split)
+    elif folder and source != "folder:":
+        top = _folder(source.removeprefix("folder:"))
+        table = labels and (top / labels if (top / labels).exists() else Path(labels))
+        found = pictures_in(top, split, table or None)
     else:
         raise ValueError(f"unknown images {source!r}; "
                          "choose 'cifar10-samples', 'imagenet-samples', 'cifar10' or 'folder:PATH'")
     rows = (torch.arange(len(found.labels)) if n is None
             else stratified(found.labels, n, seed)).tolist()
-    return ImageSet(_read_all([found.paths[row] for row in rows], sides, grey),
+    return ImageSet(_read_all([found.paths[row] for row in rows], sides, crop, grey),
                     found.labels[rows], found.class_names, found.name,
                     tuple(found.files[row] for row in rows))
 
@@ -268,8 +281,10 @@ def stratified(labels: Tensor, n: int, seed: int = 0) -> Tensor:
     return order[turn.argsort(stable=True)[:n]].sort().values
 
 
-def _read_all(paths: list[Path], size: tuple[int, int] | None, grey: bool) -> Tensor:
-    images = [read_image(path, size, grey=grey) for path in paths]
+def _read_all(
+    paths: list[Path], size: tuple[int, int] | None, crop: float, grey: bool,
+) -> Tensor:
+    images = [read_image(path, size, crop=crop, grey=grey) for path in paths]
     shapes = sorted({tuple(image.shape[1:]) for image in images})
     if len(shapes) > 1:
         raise ValueError(f"the images have different sizes, such as {shapes[0]} and {shapes[-1]}; "

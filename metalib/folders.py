@@ -1,5 +1,6 @@
 """The pictures of a folder: which files they are, in which order, and of which classes."""
 
+import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +36,8 @@ class Found(NamedTuple):
     name: str
 
 
-def pictures_in(top: Path, split: str | None) -> Found:
-    """All pictures below `top/split`.
+def pictures_in(top: Path, split: str | None, table: Path | None = None) -> Found:
+    """All pictures below `top/split`. Sub-folders are their classes, unless a table has them.
 
     They are in alphabetical order of their classes, then in natural order of their file names
     ("2.png" before "10.png").
@@ -55,12 +56,13 @@ def pictures_in(top: Path, split: str | None) -> Found:
     endings = PICTURES | OPTIONAL & set(Image.registered_extensions())
     paths, others = [], []
     for path in _files_below(folder):
-        (paths if path.suffix.lower() in endings else others).append(path)
+        if path != table:
+            (paths if path.suffix.lower() in endings else others).append(path)
     if not paths:
         raise ValueError(f"{folder} holds no pictures ({', '.join(sorted(endings))})"
                          + (f", but {_listed(others, folder)}" if others else ""))
-    class_of = {path: _text(path.relative_to(folder).parts[0]) if path.parent != folder else ""
-                for path in paths}
+    class_of = {path: _text(path.relative_to(folder).parts[0])
+                if not table and path.parent != folder else "" for path in paths}
     class_names = tuple(sorted(set(class_of.values()) - {""}))
     if len(class_names) > 1 and {name.lower() for name in class_names} <= SPLITS:
         raise ValueError(f"{folder} holds splits, not classes: {', '.join(class_names)}; "
@@ -69,8 +71,38 @@ def pictures_in(top: Path, split: str | None) -> Found:
     paths.sort(key=lambda path: (class_of[path], natural(path.relative_to(folder))))
     number = {"": -1, **{name: number for number, name in enumerate(class_names)}}
     labels = torch.tensor([number[class_of[path]] for path in paths])
-    return Found(paths, [_text(path.relative_to(top).as_posix()) for path in paths], labels,
-                 class_names, f"folder:{_text(top.absolute().name)}")
+    found = Found(paths, [_text(path.relative_to(top).as_posix()) for path in paths], labels,
+                  class_names, f"folder:{_text(top.absolute().name)}")
+    return _labelled(found, table) if table else found
+
+
+def _labelled(found: Found, table: Path) -> Found:
+    """The pictures with the classes that a table gives them, see `metalib.data.load_images`.
+
+    Raises:
+        ValueError: a table that is not understood, or that misses pictures.
+        OSError: there is no such table, or it may not be read.
+    """
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        try:
+            rows = [row for row in csv.reader(file) if row]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{table} is no CSV file of labels ({error})") from error
+    header = rows[0] if rows else []
+    places = [header.index(name) if name in header else place
+              for place, name in enumerate(("file", "class"))]
+    if len(rows) < 2 or any(len(row) <= max(places) for row in rows) or places[0] == places[1]:
+        raise ValueError(f"{table} has no two columns of files and classes below a header")
+    class_of = {row[places[0]]: row[places[1]].strip() for row in rows[1:]}
+    given = [class_of.get(name, class_of.get(Path(name).name, "")) for name in found.files]
+    if missing := [name for name, of in zip(found.files, given) if not of]:
+        raise ValueError(f"{table} has no class for {len(missing)} of {len(given)} pictures, such "
+                         f"as {missing[0]}; add them, or remove the pictures")
+    if all(of.isdecimal() for of in given):
+        return found._replace(labels=torch.tensor([int(of) for of in given]), class_names=())
+    names = tuple(sorted(set(given)))
+    return found._replace(
+        labels=torch.tensor([names.index(of) for of in given]), class_names=names)
 
 
 def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
@@ -108,10 +140,10 @@ def _warn_of(
 ) -> None:
     """Say in one line what of a folder was skipped, and where its classes may lie deeper."""
     folders = {_text(path.name) for path in folder.iterdir() if path.is_dir() and _is_seen(path)}
-    empty = sorted(folders - set(class_names))
+    empty = sorted(folders - {_text(path.relative_to(folder).parts[0]) for path in paths})
     notes = ([f"skipped {_listed(others, folder)}"] if others else []) + (
         [f"no pictures in {', '.join(empty)}"] if empty else [])
-    if all(len(path.relative_to(folder).parts) > 2 for path in paths):
+    if class_names and all(len(path.relative_to(folder).parts) > 2 for path in paths):
         notes.append(f"the classes are the folders {', '.join(class_names)}, whatever folders are "
                      f"in them; for those as classes, load folder:{folder / class_names[0]}")
     if notes:

@@ -31,7 +31,8 @@ GUARD = threading.Lock()
 
 
 def read_image(
-    path: str | Path, size: int | tuple[int, int] | None = None, *, grey: bool = False,
+    path: str | Path, size: int | tuple[int, int] | None = None, *, crop: float = 1.0,
+    grey: bool = False,
 ) -> Tensor:
     """One picture file as float32 (3, H, W) in [0, 1], or (1, H, W) with `grey`.
 
@@ -49,6 +50,8 @@ def read_image(
         path: the file. Its content counts, not its ending.
         size: side in pixels, or (height, width). The picture is resized (bilinear, antialiased) so
             that it just covers them, and cropped at the centre. None keeps its size.
+        crop: the share of the shorter side that is kept; the picture is resized to cover
+            `size` / `crop`.
         grey: give the luminance, .299 R + .587 G + .114 B, and levels of grey as they are.
 
     Raises:
@@ -68,7 +71,7 @@ def read_image(
         raise ValueError(
             f"cannot read the image {path}: {reason}; convert, remove or replace the file"
         ) from error
-    image = fit(_upright(_on_white(values), orientation), size)
+    image = fit(_upright(_on_white(values), orientation), size, crop)
     if grey:
         return luminance(image).clamp(0, 1)
     return (image.repeat(3, 1, 1) if len(image) == 1 else image).contiguous()
@@ -92,12 +95,20 @@ def sides_of(size: Any) -> tuple[int, int] | None:
     return height, width
 
 
-def fit(image: Tensor, size: int | tuple[int, int] | None) -> Tensor:
-    """Images (..., C, H, W) resized to cover `size`, and cropped to it at the centre."""
+def fit(image: Tensor, size: int | tuple[int, int] | None, crop: float = 1.0) -> Tensor:
+    """Images (..., C, H, W) resized to cover `size` / `crop`, and cropped to `size` at the centre.
+
+    Raises:
+        ValueError: a `crop` that is not above 0 and at most 1, or one without a size.
+    """
     size = sides_of(size)
-    if size is None or tuple(image.shape[-2:]) == size:
+    if not (isinstance(crop, (int, float)) and 0 < crop <= 1) or size is None and crop != 1:
+        raise ValueError("crop is the share of a picture's shorter side that is kept, above 0 and "
+                         f"at most 1, and needs a size; it is {crop!r}")
+    if size is None or tuple(image.shape[-2:]) == size and crop == 1:
         return image
-    scale = max(wanted / side for wanted, side in zip(size, image.shape[-2:]))
+    covered = [side / crop for side in size]
+    scale = max(wanted / side for wanted, side in zip(covered, image.shape[-2:]))
     sides = [max(wanted, int(side * scale + 0.5)) for wanted, side in zip(size, image.shape[-2:])]
     image = transforms.resize(image, sides, InterpolationMode.BILINEAR, antialias=True)
     return transforms.center_crop(image, list(size)).clamp(0, 1)

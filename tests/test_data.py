@@ -381,6 +381,55 @@ def test_a_size_is_covered_and_cropped_at_the_centre(height, width, rows, column
     assert torch.equal(fit(values, rows), fit(values, (rows, rows)))
 
 
+@given(st.integers(8, 60), st.integers(2, 30), st.floats(0.3, 1))
+@settings(max_examples=10, deadline=None)
+def test_a_crop_is_that_of_torchvision_s_presets(side, size, crop):
+    """Of square pictures: of others torchvision rounds the longer side down."""
+    values, resized = torch.rand(3, side, side), max(size, int(size / crop + 0.5))
+    functional = torchvision.transforms.functional
+    torch.testing.assert_close(fit(values, size, crop), functional.center_crop(
+        functional.resize(values, resized, antialias=True), size))
+
+
+@pytest.mark.parametrize("crop", [0, 1.1, "0.9", float("nan")])
+def test_a_crop_is_a_share_and_needs_a_size(folder, crop):
+    with pytest.raises(ValueError, match="crop is the share"):
+        load_images(f"folder:{folder}", split="test", size=8, crop=crop)
+    with pytest.raises(ValueError, match="needs a size"):
+        load_images(f"folder:{folder}", split="test", crop=0.9)
+
+
+def test_a_table_has_the_classes_of_a_folder(folder, recwarn):
+    """By path or name, as names or numbers, in a folder whose sub-folders then mean nothing."""
+    names = load_images(f"folder:{folder}", split="test").files
+    table, source = folder / "labels.csv", f"folder:{folder}"
+    table.write_text("author,class,file\n" + "".join(
+        f'"me, too",n0000000{number % 2}_x,{name}\n' for number, name in enumerate(names)))
+    images = load_images(source, split="test", labels="labels.csv", n=2, crop=0.875, size=8)
+    assert images.class_names == ("n00000000_x", "n00000001_x")
+    assert not [str(warning.message) for warning in recwarn]
+    assert sorted(images.labels.tolist()) == [0, 1] and images.images.shape == (2, 3, 8, 8)
+    table.write_text("picture,ImageNet\n" + "".join(
+        f"{name.split('/')[-1]},{7 * number}\n" for number, name in enumerate(names)))
+    images = load_images(source, split="test", labels=table)
+    found = dict(zip(images.files, images.labels.tolist()))
+    assert images.class_names == () and found == {n: 7 * k for k, n in enumerate(names)}
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "no two columns"), ("file,class\n", "no two columns"), ("file\na.png\n", "no two columns"),
+    ("file,class\nother.png,cat\n", "no class for 3 of 3 pictures, such as test/cat"),
+    ("file,class\n\xff\xfe,cat\n", "no CSV file of labels")])
+def test_a_table_that_is_not_understood_is_refused(folder, text, message):
+    (folder / "labels.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=message):
+        load_images(f"folder:{folder}", split="test", labels="labels.csv")
+    with pytest.raises(FileNotFoundError):
+        load_images(f"folder:{folder}", split="test", labels="none.csv")
+    with pytest.raises(ValueError, match="for the pictures of a folder, not for 'cifar10-samples'"):
+        load_images("cifar10-samples", labels="labels.csv")
+
+
 def test_size_and_grey_hold_for_every_source(folder, samples):
     for source, options in (("cifar10-samples", {}), ("imagenet-samples", {"n": 2}),
                             (f"folder:{folder}", {"split": "test"})):
