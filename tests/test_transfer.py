@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from conftest import one_thread, small_network
 from torch import nn
 
@@ -23,6 +24,7 @@ from metalib import (
     load_model,
     metrics,
     null_distribution,
+    representation_test,
     tasks,
     transfer,
     transfer_study,
@@ -274,7 +276,8 @@ def test_what_changes_a_result_changes_its_file(tmp_path, tiny):
                        directory=tmp_path)
         assert len(files(tmp_path)) == count + 2
     count = len(files(tmp_path))
-    again = wrap_model(small_network(0), stages=one.stages, name="renamed")
+    again = wrap_model(small_network(0), stages=one.stages, name="renamed",
+                       class_names=one.class_names)
     table = transfer_study([again], [again], pictures, **options, directory=tmp_path,
                            cards={"renamed": {"training": "none"}})
     assert (len(files(tmp_path)) == count and set(table["generator_training"]) == {"none"}
@@ -476,6 +479,30 @@ def test_labels_are_matched_by_name_and_may_be_unknown(tiny):
     assert crossed.means(table, "generator")["rows"].item() == 8
 
 
+def test_observers_of_another_size_resize_what_they_are_shown(tiny):
+    """Bilinear and antialiased, as torchvision does it; generators need images of their size."""
+    (one, _), pictures, options = tiny
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(10))
+    network(torch.zeros(1, 3, 20, 20))
+    other = wrap_model(network, stages=["1"], input_size=20, name="20 pixels",
+                       mean=(0.5,) * 3, class_names=pictures.class_names)
+    metamers = generate(one, pictures, "2", steps=8, seed=0).images
+    table = transfer_study([one], [other], pictures, correspondences=["name", "cka"],
+                           correspondence_images=load_images("cifar10-samples"), **options)
+    seen, references = (torchvision.transforms.functional.resize(x, [20, 20], antialias=True)
+                        for x in (metamers, pictures.images))
+    assert table["recognised"].tolist() == (
+        other(seen).argmax(1) == pictures.labels).tolist()
+    match = metrics.pearson(*(other.activations(x, "1") for x in (seen, references)))
+    np.testing.assert_allclose(table["match"], match, atol=1e-6)
+    table = representation_test(other, pictures, metamers, nulls="random", cache=False)
+    found = table[table["stage"] == "1"]["recognised"].astype(bool)
+    assert found.tolist() == (other.answer(seen) == other.answer(references)).tolist()
+    with pytest.raises(ValueError, match="20 pixels takes images of shape"):
+        transfer_study([other], [one], pictures, **options)
+
+
 def test_classes_are_never_matched_by_their_position(tiny):
     """Folders of some classes of ImageNet, in the order of their names, have numbers of their own.
     """
@@ -517,7 +544,7 @@ def test_bad_input_is_told_before_anything_is_made(tiny, tmp_path, monkeypatch):
               pictures), {}),
             ("an ImageSet", ([one], [one], pictures.images), {}),
             ("at least one image", ([one], [one], pictures[:0]), {}),
-            (r"larger takes images of shape \(B, 3, 64, 64\)", ([one], [larger], pictures), {}),
+            (r"larger takes images of shape \(B, 3, 64, 64\)", ([larger], [one], pictures), {}),
             ("from 0 to 1, not 1.5", ([one], [one], pictures), {"stages": [1.5]}),
             ("no list for small 0", ([one], [one], pictures), {"stages": {"small 1": ["2"]}}),
             ("a list of names", ([one], [one], pictures), {"stages": "2"}),

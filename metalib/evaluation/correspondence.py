@@ -176,14 +176,15 @@ def kernels(model: Model, images: Tensor, *, batch_size: int = 100) -> dict[str,
 
     Args:
         model: whose activations.
-        images: (n, 3, H, W) in [0, 1].
+        images: (n, 3, H, W) in [0, 1], of any size, see `Model.fitted`.
         batch_size: images that go through the model together.
     """
     units = sum(math.prod(shape) for shape in model.shapes.values())
     few = len(images) * units < MEMORY
     found = {}
     for stages in [list(model.stages)] if few else [[stage] for stage in model.stages]:
-        read = [model.read(batch.to(model.device), stages)[0] for batch in images.split(batch_size)]
+        read = [model.read(model.fitted(batch.to(model.device)), stages)[0]
+                for batch in images.split(batch_size)]
         for stage in stages:
             activations = torch.cat([part[stage].cpu() for part in read])
             found[stage] = metrics.u_centred(activations @ activations.T)

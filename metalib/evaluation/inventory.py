@@ -9,7 +9,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from metalib.data import ImageSet
@@ -55,7 +55,7 @@ class Loader:
         self.latest: tuple[Entry, Model] | None = None
 
     def entries(self, models: Any, images: ImageSet, role: str) -> list[Entry]:
-        """Describe models, which are loaded for it.
+        """Describe models, which are loaded for it. Those whose role is "observers" take any size.
 
         Raises:
             ValueError: none, one given twice, two under one name, or images that one cannot take.
@@ -65,16 +65,17 @@ class Loader:
         if not names or len(set(names)) < len(names):
             raise ValueError(f"{role} must be one or more different models, not "
                              f"{', '.join(map(str, names)) or 'none'}")
-        return [self._entry(model, name, images) for model, name in zip(models, names)]
+        return [self._entry(model, name, images, role == "observers")
+                for model, name in zip(models, names)]
 
-    def _entry(self, given: Any, name: str, images: ImageSet) -> Entry:
+    def _entry(self, given: Any, name: str, images: ImageSet, fitted: bool) -> Entry:
         if isinstance(given, str) and given in self.known and self.known[given].given == given:
             return self.known[given]
         if not isinstance(given, (str, Model)):
             raise ValueError("a model is given by its name or as a Model (see wrap_model), "
                              f"not as {type(given).__name__}")
         model = self._load(given)
-        model.check_images(images.images)
+        model.check_images(model.fitted(images.images[:1]) if fitted else images.images)
         card = {**model.card, **self.cards.get(name, {})}
         units = {stage: math.prod(shape) for stage, shape in model.shapes.items()}
         entry = Entry(name, given, fingerprint(model), model.stages, card, units)
@@ -141,6 +142,7 @@ class Nulls:
     def __call__(self, model: Model, stage: str) -> NullDistribution:
         key = model.name, stage
         if key not in self.known:
-            self.known[key] = load_null(model, stage, images=self.images)
+            images = self.images and replace(self.images, images=model.fitted(self.images.images))
+            self.known[key] = load_null(model, stage, images=images)
         self.known[key].check(model, stage)
         return self.known[key]

@@ -219,8 +219,8 @@ def read_model(
         model, stimuli, stages: what to read.
         cache, batch_size: as in `representation_test`.
     """
-    references = stimuli.references.to(model.device)
-    metamers = stimuli.metamers.to(model.device)
+    references, metamers = (
+        model.fitted(x.to(model.device)) for x in (stimuli.references, stimuli.metamers))
     given, right = answers(model, metamers).cpu(), answers(model, references).cpu()
     recognised = truths(given == right, (given >= 0) & (right >= 0))
     changed = _activations(model, stimuli.metamers, stages, batch_size)
@@ -265,7 +265,8 @@ def _activations(
     found: dict[str, Tensor] = {}
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
-        for stage, values in model.read(images[rows].to(model.device), stages)[0].items():
+        seen, _ = model.read(model.fitted(images[rows].to(model.device)), stages)
+        for stage, values in seen.items():
             if stage not in found:  # in place, since batches and the whole would be twice as much
                 found[stage] = values.new_empty((len(images), values.shape[1]), device="cpu")
             found[stage][rows] = values

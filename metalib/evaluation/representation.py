@@ -89,7 +89,8 @@ def representation_test(
 
     Args:
         observers: a Model, `Responses`, or a list of them.
-        references: the references, an ImageSet or a tensor (n, 3, H, W) in [0, 1]; None if all
+        references: the references, an ImageSet or a tensor (n, 3, H, W) in [0, 1]; observers of
+            another size resize all that they are shown, see `Model.fitted`; None if all
             observers are Responses.
         metamers: Metamers, or a tensor of the same shape; row i belongs to reference i. The image
             judged is the 8-bit image.

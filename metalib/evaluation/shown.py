@@ -82,6 +82,8 @@ class Scale:
 class Observer:
     """A model that looks at pictures, and what the references evoke in it, computed once.
 
+    Pictures of another size than the model takes are resized, see `Model.fitted`.
+
     Args:
         model: the observer.
         images: the references.
@@ -172,7 +174,7 @@ class Observer:
         found: dict[str, list] = {stage: [] for stage in stages}
         for batch, rows in zip(self._batches(pictures), every.split(self.batch_size)):
             with torch.no_grad():
-                read, logits = self.model.read(batch.float() / 255, stages, logits=classes)
+                read, logits = self.model.read(batch, stages, logits=classes)
             given = self.model.answer_of(logits) if classes else torch.full_like(rows, -1)
             said += [logits] if classes else []
             for stage in stages:
@@ -238,7 +240,9 @@ class Observer:
                 confidence(every).cpu().double().numpy())
 
     def _batches(self, pictures: Tensor) -> list[Tensor]:
-        return [batch.to(self.model.device) for batch in pictures.split(self.batch_size)]
+        """Pictures in [0, 1], also of 8 bits, as the model takes them."""
+        return [self.model.fitted(batch.float() / (1 if batch.is_floating_point() else 255))
+                for batch in pictures.to(self.model.device).split(self.batch_size)]
 
 
 def _labels(model: Model, images: ImageSet) -> Tensor:

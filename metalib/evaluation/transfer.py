@@ -58,7 +58,8 @@ def transfer_study(
     Args:
         generators, observers: names of models (see `load_model`) or Models; those given by name
             are loaded one at a time.
-        images: the references, an ImageSet whose side all models take.
+        images: the references, an ImageSet of the size that all generators take. Observers of
+            another size resize what they are shown, see `Model.fitted`, and images of nulls.
         stages: where metamers are matched: names of stages, or numbers in [0, 1] for relative
             depths, for which each generator's nearest stage is taken; a dict gives a list for each
             generator by name; None takes all.
@@ -119,9 +120,9 @@ def transfer_study(
 
     Raises:
         ValueError: a model given twice or under another's name, unknown stages or
-            correspondences, images without labels or of another size, a null that is missing or
-            not of that model. All models are loaded once before anything is made, so that this
-            comes first.
+            correspondences, images without labels or of another size than a generator's, a null
+            that is missing or not of that model. All models are loaded once before anything is
+            made, so that this comes first.
         KeyboardInterrupt: what was done is in `directory`.
 
     Warns:

@@ -16,7 +16,7 @@ from metalib.labels import IMAGENET, IMAGENET16
 from metalib.models.default_stages import default_stages
 from metalib.models.outputs import Layout, end_of, layout_of, may_be_logits, picked
 from metalib.models.stages import ReLUs, StageReached, evaluating, hooked, trace
-from metalib.pictures import luminance
+from metalib.pictures import fit, luminance
 
 
 class Model(nn.Module):
@@ -354,6 +354,14 @@ class Model(nn.Module):
             raise ValueError(f"images must be floating point in [0, 1], not {images.dtype}; "
                              "divide 8-bit images by 255")
         check_range(images, outside=outside)
+
+    def fitted(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) of any size at the size that the model takes, as observers see them.
+
+        They are resized (bilinear, antialiased) so that they just cover it, and cropped at the
+        centre; those that have it are the same.
+        """
+        return fit(images, self.input_shape[1:])
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the network takes, for images (B, 3, H, W) in [0, 1], in the type of its weights."""
