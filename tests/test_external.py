@@ -268,3 +268,78 @@ def test_public_models_are_generators_and_observers(name, caches, tmp_path):
     by_itself = table[table["generator"] == table["observer"]]
     assert ((by_itself["stage"] == by_itself["observer_stage"]).all()
             and (by_itself["depth"].between(0.3, 0.95)).all())
+
+
+# --- Weights of the user's own, and in a package -------------------------------------------------
+
+@pytest.mark.parametrize("name", [TORCHVISION, TIMM, ROBUSTBENCH, "zoo/vgg-standard-0"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_weights_come_from_a_file_of_the_user_s_own(name, wrapped, tmp_path):
+    """Nothing of the library's is there: in safetensors, or in the checkpoint of a wrapper."""
+    if name == TORCHVISION:
+        weights = torchvision_weights()
+    elif name == TIMM:
+        import timm
+        weights = settled(timm.create_model("resnet10t"), 64).state_dict()
+    elif name == ROBUSTBENCH:
+        weights = {key.removeprefix("module."): value
+                   for key, value in robustbench_weights().items()}
+    else:
+        weights = load_model("zoo/vgg-standard-1").module.state_dict()
+    file = tmp_path / ("mine.pt" if wrapped else "mine.safetensors")
+    if wrapped:
+        halves = {f"module.{key}": value.half() for key, value in weights.items()}
+        save(file, {"epoch": 3, "state_dict": halves})
+    else:
+        safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items()}, file)
+    model = load_model(name, weights=file)
+    assert model.name == f"{name} ({file.name})" and model.card == (
+        {} if name.startswith("zoo") else {"weights": str(file)})
+    held = model.module.state_dict()
+    for key, value in weights.items():
+        wanted = value.half() if wrapped else value
+        torch.testing.assert_close(held[key], wanted.to(held[key].dtype))
+
+
+@pytest.mark.parametrize("held, message", [
+    (lambda weights: {**weights, "fc.weight": torch.zeros(10, 512)},
+     r"of other shapes are fc.weight, \(10, 512\) in place of \(1000, 512\)\. For another"),
+    (lambda weights: {key: value for key, value in weights.items() if "layer1" not in key},
+     "lacks layer1.0.conv1.weight, layer1.0.bn1.weight, layer1.0.bn1.bias and 17 more"),
+    (lambda weights: {**weights, "extra": torch.zeros(1)}, "has besides extra"),
+    (lambda _: {"epoch": 3}, "holds no state dict"),
+    (lambda weights: {**weights, "conv1.weight": torch.full((64, 3, 7, 7), torch.nan)},
+     "not finite"),
+    (lambda weights: {"args": argparse.Namespace(), "state_dict": weights},
+     "holds more than tensors, or is damaged .* allow_pickle=True")])
+def test_weights_that_do_not_fit_are_refused(held, message, tmp_path):
+    save(tmp_path / "mine.pt", held(torchvision_weights()))
+    with pytest.raises(ValueError, match=message):
+        load_model(TORCHVISION, weights=tmp_path / "mine.pt")
+
+
+def test_what_is_no_file_of_weights_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file of weights .*none.pt"):
+        load_model(TORCHVISION, weights=tmp_path / "none.pt")
+    for name in ("text.pt", "text.safetensors"):
+        (tmp_path / name).write_text("<html>not weights</html>")
+        with pytest.raises(ValueError, match=f"{name}.* damaged"):
+            load_model(TORCHVISION, weights=tmp_path / name)
+    with pytest.raises(ValueError, match="leave one out"):
+        load_model(TORCHVISION, weights=tmp_path / "none.pt", pretrained=False)
+    save(tmp_path / "whole.pt", torchvision.models.resnet18())
+    with pytest.raises(ValueError, match="holds more than tensors"):
+        load_model(TORCHVISION, weights=tmp_path / "whole.pt")
+    assert load_model(TORCHVISION, weights=tmp_path / "whole.pt", allow_pickle=True).has_classes
+
+
+def test_a_network_of_imagenet_comes_with_the_package():
+    """Without a connection; most of the twenty photographs are recognised, by both of its names."""
+    model = check_model(load_model("timm/tf_efficientnet_lite0"))
+    images = load_images("imagenet-samples")
+    right = model(images.images).argmax(1) == images.labels
+    assert right.float().mean() >= 0.8
+    assert model.relu_stages == {"bn1": (1,), "bn2": (33,)}  # ReLU6
+    tagged = load_model("timm/tf_efficientnet_lite0.in1k")
+    assert torch.equal(tagged(images.images[:2]), model(images.images[:2]))
+    assert "timm/tf_efficientnet_lite0" in list_models("timm/tf_eff*", offline=True)

@@ -33,6 +33,14 @@ from torch import nn
 from metalib import labels
 from metalib.models.model import Model
 from metalib.models.registry import SOURCES, Source, full_name, list_models, missing_files
+from metalib.models.weights import (
+    PACKAGED,
+    PACKAGES,
+    bare,
+    load_packaged,
+    load_weights,
+    packaged_file,
+)
 from metalib.models.wrap import wrap_model
 
 
@@ -114,6 +122,18 @@ def _and(paths: Iterable[Path]) -> str:
     return " and ".join(map(str, paths))
 
 
+def _card(
+    network: nn.Module, weights: str | Path | None, name: str, allow_pickle: bool,
+    own: dict[str, Any],
+) -> dict[str, Any]:
+    """Load the user's weights, if there are any, and give the card: theirs or the library's `own`.
+    """
+    if weights is None:
+        return own
+    load_weights(network, weights, name, allow_pickle)
+    return {"weights": str(weights)}
+
+
 # --- torchvision ----------------------------------------------------------------------------------
 
 def _torchvision_names() -> list[str]:
@@ -132,18 +152,21 @@ def _torchvision_weights(name: str) -> tuple[str, Any]:
 
 def _torchvision_load(
     name: str, *, stages: Sequence[str] | None = None, allow_pickle: bool = False,
-    pretrained: bool = True,
+    pretrained: bool = True, weights: str | Path | None = None,
 ) -> Model:
-    architecture, weights = _torchvision_weights(name)
-    with _loading("torchvision", name, allow_pickle) if pretrained else contextlib.nullcontext():
-        network = torchvision.models.get_model(
-            architecture, weights=weights if pretrained else None)
-    transform = weights.transforms()
+    architecture, own = _torchvision_weights(name)
+    if pretrained and weights is None:
+        with _loading("torchvision", name, allow_pickle):
+            network = torchvision.models.get_model(architecture, weights=own)
+    else:
+        network = torchvision.models.get_model(architecture)
+    transform = own.transforms()
+    about = {"weights": str(own), "url": own.url} if pretrained else {}
     return wrap_model(
         network, stages=stages, mean=transform.mean, std=transform.std,
-        input_size=transform.crop_size[0], name=full_name("torchvision", name, pretrained),
-        card={"weights": str(weights), "url": weights.url} if pretrained else {},
-        **_described(len(weights.meta["categories"])))
+        input_size=transform.crop_size[0], name=full_name("torchvision", name, pretrained, weights),
+        card=_card(network, weights, f"torchvision/{name}", allow_pickle, about),
+        **_described(len(own.meta["categories"])))
 
 
 # --- timm -----------------------------------------------------------------------------------------
@@ -155,9 +178,9 @@ def _timm_names() -> list[str]:
 
 
 def _timm_files(name: str) -> list[Path]:
-    """The file of a model in torch.hub's checkpoints or in Hugging Face's cache.
+    """The file of a model in torch.hub's checkpoints, in Hugging Face's cache, or in a package.
 
-    The latter names a file by a hash once it is there.
+    Hugging Face names a file by a hash once it is there.
     """
     import huggingface_hub
     config = _import("timm").get_pretrained_cfg(name)
@@ -167,6 +190,8 @@ def _timm_files(name: str) -> list[Path]:
         found = file and huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file)
         if isinstance(found, str):
             return [Path(found)]
+    if packaged := packaged_file(name):
+        return [packaged]
     cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
     return [cache / f"models--{config.hf_hub_id.replace('/', '--')}"
             / (config.hf_hub_filename or "model.safetensors")]
@@ -174,24 +199,32 @@ def _timm_files(name: str) -> list[Path]:
 
 def _timm_load(
     name: str, *, stages: Sequence[str] | None = None, allow_pickle: bool = False,
-    pretrained: bool = True,
+    pretrained: bool = True, weights: str | Path | None = None,
 ) -> Model:
     timm = _import("timm")
-    network = _timm_pretrained(timm, name, allow_pickle) if pretrained else timm.create_model(name)
+    network = (_timm_pretrained(timm, name, allow_pickle) if pretrained and weights is None
+               else timm.create_model(name))
     config = timm.data.resolve_model_data_config(network)
+    about = dict(network.pretrained_cfg) if pretrained else {}
+    if pretrained and weights is None and _timm_files(name) == [packaged_file(name)]:
+        config, about = config | PACKAGED, {"weights": f"of the package {PACKAGES[bare(name)]}"}
     return wrap_model(
         network, stages=stages, mean=config["mean"], std=config["std"],
-        input_size=config["input_size"][1:], name=full_name("timm", name, pretrained),
-        card=dict(network.pretrained_cfg) if pretrained else {},
+        input_size=config["input_size"][1:], name=full_name("timm", name, pretrained, weights),
+        card=_card(network, weights, f"timm/{name}", allow_pickle, about),
         **_described(network.num_classes))
 
 
 def _timm_pretrained(timm: types.ModuleType, name: str, allow_pickle: bool) -> Any:
+    file, = _timm_files(name)
+    if file == packaged_file(name):
+        network = timm.create_model(name)
+        load_packaged(network, file)
+        return network
     from_hub = timm.get_pretrained_cfg(name).hf_hub_id
     if from_hub and not _import("timm.models._hub").has_hf_hub():
         raise ImportError(f"timm {timm.__version__} cannot use the installed huggingface_hub: "
                           "pip install 'huggingface_hub<1'")
-    file, = _timm_files(name)
     # without this overlay timm asks the hub, even if the file is on this machine
     overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file.is_file() else {}
     with _loading("timm", name, allow_pickle):
@@ -285,19 +318,20 @@ def _download_from_drive(identifier: str, path: Path) -> None:
 
 def _robustbench_load(
     name: str, *, stages: Sequence[str] | None = None, allow_pickle: bool = False,
-    pretrained: bool = True,
+    pretrained: bool = True, weights: str | Path | None = None,
 ) -> Model:
     entry, dataset = _robustbench_entries()[name], name.split("/")[0]
-    network = (_robustbench_pretrained(name, allow_pickle) if pretrained
+    network = (_robustbench_pretrained(name, allow_pickle) if pretrained and weights is None
                else _robustbench_untrained(name))
+    about = {"dataset": dataset, "threat_model": name.split("/")[1]} if pretrained else {}
+    card = _card(network, weights, f"robustbench/{name}", allow_pickle, about)
     # An ensemble averages outside any submodule: as a submodule itself, its logits are a stage.
     if isinstance(entry["gdrive_id"], list):
         network = nn.Sequential(OrderedDict(ensemble=network))
     side = 32 if dataset != "imagenet" else 288 if entry.get("preprocessing") == "Crop288" else 224
     return wrap_model(
         network, stages=stages, input_size=side, mean=(0,) * 3,  # normalisation is in the network
-        name=full_name("robustbench", name, pretrained),
-        card={"dataset": dataset, "threat_model": name.split("/")[1]} if pretrained else {},
+        name=full_name("robustbench", name, pretrained, weights), card=card,
         **_described(ROBUSTBENCH_CLASSES[dataset]))
 
 

@@ -28,7 +28,7 @@ class Source:
     Attributes:
         names: lists the names that follow the prefix.
         load: makes a Model of one of them; takes `stages` (None for the default),
-            `allow_pickle` and `pretrained`.
+            `allow_pickle`, `pretrained` and `weights`.
         files: the files that a model needs; those that are missing are downloaded on loading.
         nulls: the file of null distributions that comes with a model, or None
             (see `metalib.evaluation.nulls`).
@@ -74,11 +74,13 @@ def list_models(pattern: str = "*", *, offline: bool = False) -> list[str]:
 
 def load_model(
     name: str, *, stages: Any = None, device: str | torch.device = "cpu",
-    allow_pickle: bool = False, pretrained: bool = True,
+    allow_pickle: bool = False, pretrained: bool = True, weights: str | Path | None = None,
 ) -> Model:
     """Load a model by name.
 
-    Weights that are not on this machine are downloaded into the cache of their library.
+    Weights that are not on this machine are downloaded into the cache of their library. Those of
+    timm/tf_efficientnet_lite0, a network of ImageNet, come with a package that is installed with
+    this one.
 
     Args:
         name: one of `list_models()`: "zoo/<name>", "torchvision/<name>" or
@@ -91,10 +93,13 @@ def load_model(
             they contain: allow it only for files whose origin you trust.
         pretrained: False gives the architecture with random weights, by torch's generator, and
             "(untrained)" in its name: a control that needs no file.
+        weights: a file of weights for this architecture, safetensors or a state dict, in place of
+            the library's own; its name stands in the model's. Normalisation, size and classes stay
+            those of the library's (see `metalib.models.weights.load_weights`).
 
     Raises:
         ValueError: unknown name (the message has the nearest ones), a device that is not there, a
-            weights file that is damaged, or one that holds more than tensors.
+            weights file that is damaged, holds more than tensors, or is of another network.
         FileNotFoundError: a weights file that is missing and cannot be downloaded; the message
             says where to put it.
         ImportError: a library that is not installed.
@@ -105,8 +110,10 @@ def load_model(
     """
     device = device_of("cpu" if device is None else device)
     source, rest = known_source(name)
-    return source.load(
-        rest, stages=stages, allow_pickle=allow_pickle, pretrained=pretrained).to(device)
+    if weights is not None and not pretrained:
+        raise ValueError("weights=PATH loads weights, and pretrained=False none: leave one out")
+    return source.load(rest, stages=stages, allow_pickle=allow_pickle, pretrained=pretrained,
+                       weights=weights).to(device)
 
 
 def known_source(name: str) -> tuple[Source, str]:
@@ -145,6 +152,7 @@ def missing_files(source: Source, name: str) -> list[Path]:
     return [path for path in source.files(name) if not path.is_file()]
 
 
-def full_name(prefix: str, name: str, pretrained: bool) -> str:
+def full_name(prefix: str, name: str, pretrained: bool, weights: str | Path | None = None) -> str:
     """The name of a model in tables."""
-    return f"{prefix}/{name}" + ("" if pretrained else " (untrained)")
+    return f"{prefix}/{name}" + (f" ({Path(weights).name})" if weights is not None else
+                                 "" if pretrained else " (untrained)")

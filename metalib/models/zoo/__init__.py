@@ -15,6 +15,7 @@ from torch import nn
 from metalib import labels
 from metalib.models.model import Model
 from metalib.models.registry import SOURCES, Source, full_name
+from metalib.models.weights import load_weights
 from metalib.models.wrap import wrap_model
 from metalib.models.zoo.architectures import ARCHITECTURES, STAGES
 
@@ -39,7 +40,7 @@ def files(name: str) -> list[Path]:
 
 def load(
     name: str, *, stages: Sequence[str] | None = None, allow_pickle: bool = False,
-    pretrained: bool = True,
+    pretrained: bool = True, weights: str | Path | None = None,
 ) -> Model:
     """Load a model of the zoo by its name without the prefix `zoo/`.
 
@@ -50,11 +51,13 @@ def load(
         FileNotFoundError: missing weights.
     """
     network = ARCHITECTURES[name.partition("-")[0]](len(labels.CIFAR10))
-    card = _load_weights(network, name) if pretrained else {}
+    card = _load_weights(network, name) if pretrained and weights is None else {}
+    if weights is not None:
+        load_weights(network, weights, f"zoo/{name}", allow_pickle)
     return wrap_model(
         network, stages=stages or STAGES, mean=MEAN, std=STD, input_size=32,
-        class_names=labels.CIFAR10, name=full_name("zoo", name, pretrained), card=card,
-        channels_last=True)
+        class_names=labels.CIFAR10, name=full_name("zoo", name, pretrained, weights),
+        card=card, channels_last=True)
 
 
 def _load_weights(network: nn.Module, name: str) -> dict:
