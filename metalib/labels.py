@@ -149,13 +149,17 @@ IMAGENET_IDS: tuple[str, ...] = tuple(f"n{number}" for number in """
 12768682 12985857 12998815 13037406 13040303 13044778 13052670 13054560 13133613 15075141
 """.split())
 
+_TEN = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)  # of them, in Imagenette
+IMAGENETTE: tuple[str, ...] = tuple(IMAGENET[number] for number in _TEN)
+IMAGENETTE_IDS: tuple[str, ...] = tuple(IMAGENET_IDS[number] for number in _TEN)
+
 
 def places(names: Sequence[str], known: Sequence[str]) -> list[int]:
     """The place of each class among known ones; -1 for one that is not there, or not clearly.
 
     Classes are the same if they have the same WordNet id, such as `n02119789`, at the beginning of
     their names, or else the same name, whatever its capitals and underscores. The 1,000 classes of
-    ImageNet are known by their ids, too.
+    ImageNet, and the ten of Imagenette, are known by their ids, too.
 
     Example:
         >>> places(["n02119789_kit_fox", "Kit_Fox", "tree"], IMAGENET)
@@ -165,8 +169,9 @@ def places(names: Sequence[str], known: Sequence[str]) -> list[int]:
     for number, name in enumerate(known):
         place |= {key: number for key in _keys(name)}
     times = Counter(key for name in known for key in set(_keys(name)))
-    if tuple(known) == IMAGENET:
-        place |= {number: at for at, number in enumerate(IMAGENET_IDS)}
+    for names_of, ids in ((IMAGENET, IMAGENET_IDS), (IMAGENETTE, IMAGENETTE_IDS)):
+        if tuple(known) == names_of:
+            place |= {number: at for at, number in enumerate(ids)}
 
     def of(name: str) -> int:
         first = next((key for key in _keys(name) if key in place), None)

@@ -1,5 +1,6 @@
 """The zoo: attacks, augmentation, resumed training, publishing, and what the cards claim."""
 
+import dataclasses
 import json
 import math
 import zipfile
@@ -16,6 +17,7 @@ from metalib import (
     check_model,
     generate,
     judge,
+    labels,
     list_models,
     load_images,
     load_model,
@@ -55,11 +57,11 @@ def short_training(monkeypatch):
 
 def test_attack_stays_in_ball_and_box_and_misleads(robust, samples):
     attack = {"epsilon": 0.5, "steps": 5, "step_size": 0.2}
-    attacked = training.l2_attack(robust, samples.images, samples.labels,
+    attacked = training.attack(robust, samples.images, samples.labels,
                                   generator=torch.Generator().manual_seed(0), **attack)
     assert 0 <= attacked.min() and attacked.max() <= 1
     assert ((attacked - samples.images).flatten(1).norm(dim=1) <= 0.5 + 1e-5).all()
-    noise = training.l2_attack(
+    noise = training.attack(
         robust, samples.images, samples.labels, epsilon=0.5, steps=0, step_size=0,
         generator=torch.Generator().manual_seed(0))
     losses = [F.cross_entropy(robust(x), samples.labels).item()
@@ -73,8 +75,9 @@ def test_robust_accuracy_equals_an_independent_attack(robust):
     if not CIFAR_ARCHIVE.exists():
         pytest.skip(f"needs more images than the bundled samples ({CIFAR_ARCHIVE.name})")
     images = test_images(100)
-    ours = training.accuracy(robust, images, epsilon=0.5)
-    attack = foolbox.attacks.L2PGD(steps=20, abs_stepsize=training.PGD20["step_size"])
+    against = training.pgd20("vgg-robust-0")
+    ours = training.accuracy(robust, images, against)
+    attack = foolbox.attacks.L2PGD(steps=20, abs_stepsize=against["step_size"])
     _, _, misled = attack(foolbox.PyTorchModel(robust, bounds=(0, 1)), images.images,
                           images.labels, epsilons=0.5)
     assert abs(ours - (1 - misled.float().mean().item())) <= 0.03
@@ -171,7 +174,6 @@ def test_the_zoo_crosses_architectures_trainings_and_seeds():
     crossed = {f"zoo/{architecture}-{kind}-{seed}" for architecture in training.ARCHITECTURES
                for kind in ("standard", "robust") for seed in "01"}
     assert names == set(list_models("zoo/*")) == crossed
-    assert set(training.OPTIMIZERS) == set(training.ARCHITECTURES)
 
 
 @pytest.mark.parametrize("architecture", training.ARCHITECTURES)
@@ -238,3 +240,85 @@ def test_metamers_of_further_images_pass_where_it_is_hardest(name):
     assert judge(
         model, "features", generate(model, images, "features", steps=200, stop=null),
         null)["passed"].sum() >= 18
+
+
+# --- Photographs --------------------------------------------------------------------------------
+
+@pytest.fixture
+def tiny_photos():
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.arange(20) % 10
+    images = (0.1 * numbers.view(-1, 1, 1, 1)
+              + 0.1 * torch.rand(20, 3, 144, 144, generator=generator)).clamp(0, 1)
+    return ImageSet(images, numbers, labels.IMAGENETTE, "tiny photographs")
+
+
+@pytest.mark.parametrize("architecture", training.PHOTO_ARCHITECTURES)
+def test_architectures_for_photographs_share_the_stages(architecture):
+    network = training.PHOTO_ARCHITECTURES[architecture]()
+    assert 1e6 < sum(parameter.numel() for parameter in network.parameters()) < 1.5e6
+    model = check_model(wrap_model(network, stages=zoo.STAGES, input_size=128))
+    sizes = [math.prod(model.shapes[stage]) for stage in model.stages]
+    assert sizes == sorted(sizes, reverse=True) and model.shapes["logits"] == (10,)
+
+
+def test_trainings_on_photographs_differ_in_the_perturbation_alone():
+    perturbation = {"epsilon", "start", "attack_steps", "step"}
+    for architecture in training.PHOTO_ARCHITECTURES:
+        recipes = [training.recipe(architecture, kind) for kind in training.PHOTO_TRAININGS]
+        first, *others = [{key: value for key, value in recipe.items() if key not in perturbation}
+                          for recipe in recipes]
+        assert all(other == first for other in others) and first["norm"] == "Linf"
+    assert set(training.OPTIMIZERS) == {*training.ARCHITECTURES, *training.PHOTO_ARCHITECTURES}
+    assert len(set(training.PHOTO_ZOO)) == 12
+
+
+def test_an_attack_of_the_largest_norm_stays_in_cube_and_box_and_misleads(robust, samples):
+    found = {}
+    for steps in (0, 5):
+        attacked = found[steps] = training.attack(
+            robust, samples.images, samples.labels, epsilon=4 / 255, steps=steps, step_size=0.005,
+            norm="Linf", generator=torch.Generator().manual_seed(0))
+        assert 0 <= attacked.min() and attacked.max() <= 1
+        assert (attacked - samples.images).abs().max() <= 4 / 255 + 1e-6
+    inside = (samples.images > 4 / 255) & (samples.images < 1 - 4 / 255)
+    torch.testing.assert_close(  # without a step it is noise of that norm at every pixel
+        (found[0] - samples.images).abs()[inside], torch.full((int(inside.sum()),), 4 / 255))
+    losses = [F.cross_entropy(robust(x), samples.labels) for x in found.values()]
+    assert losses[1] > losses[0] + 0.3
+
+
+def test_photographs_are_cropped_at_random(tiny_photos):
+    ramp = torch.arange(144.0).expand(200, 3, 144, 144) / 143
+    crops = training.augment(ramp, 0, torch.Generator().manual_seed(0), 128)
+    assert crops.shape == (200, 3, 128, 128)
+    first = (crops[:, 0, 0, [0, -1]].amin(1) * 143).round()
+    assert set(first.tolist()) == set(range(17))
+
+
+def test_a_network_of_photographs_is_trained_and_published(tiny_photos, tmp_path, monkeypatch):
+    """Three epochs of the recipe on twenty pictures, from folders to a model that is loaded."""
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "weights")
+    monkeypatch.setitem(training.PHOTO_TRAININGS, "robust", dataclasses.replace(
+        training.PHOTO_TRAININGS["robust"], epochs=3, batch_size=10))
+    for split in ("train", "test"):
+        for number, picture in enumerate(tiny_photos.images):
+            kind = labels.IMAGENETTE_IDS[number % 10]
+            file = tmp_path / "photos" / split / f"{kind}_some" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((picture.permute(1, 2, 0) * 255).byte().numpy()).save(file)
+    name = "photo-resnet-robust-0"
+    monkeypatch.setattr("sys.argv", [
+        "train_zoo", name, "--data", f"folder:{tmp_path / 'photos'}", "--work", str(tmp_path),
+        "--device", "cpu"])
+    with pytest.warns(UserWarning, match="the null is of 20 images only"):
+        training.main()
+    model = load_model(f"zoo/{name}")
+    assert model.input_size == 128 and model.class_names == labels.IMAGENETTE
+    attack = model.card["robust_accuracy"]
+    assert attack["attack"] == "PGD-20, Linf" and attack["epsilon"] == pytest.approx(4 / 255)
+    assert attack["cross_check"]["attack"].startswith("LinfPGD of foolbox")
+    assert load_null(model, "stem").pairs == 380
+    monkeypatch.setattr("sys.argv", ["train_zoo", name, "vgg-robust-0", "--data", "cifar10"])
+    with pytest.raises(SystemExit):
+        training.main()

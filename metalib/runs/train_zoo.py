@@ -2,6 +2,7 @@
 
     python -m metalib.runs.train_zoo --all --data cifar10    # torchvision's CIFAR-10
     python -m metalib.runs.train_zoo resnet-robust-0 --data folder:PATH
+    python -m metalib.runs.train_zoo photo-resnet-robust-0 --data folder:PATH    # Imagenette
 
 PATH/train and PATH/test hold class folders. The files of a model are its weights, its card and its
 null distributions (see `metalib.models.zoo`).
@@ -36,10 +37,11 @@ from metalib.data import ImageSet, load_images, stratified
 from metalib.devices import device_of
 from metalib.evaluation.nulls import null_distribution
 from metalib.generation.compute import keep_freed_memory
+from metalib.labels import places
 from metalib.models import zoo
 from metalib.models.model import Model
 from metalib.models.registry import load_model
-from metalib.models.zoo.architectures import ARCHITECTURES
+from metalib.models.zoo.architectures import ARCHITECTURES, PHOTO_ARCHITECTURES
 from metalib.store import atomic_write
 
 
@@ -50,12 +52,12 @@ class Training:
     Attributes:
         epochs, batch_size: of the training images.
         decay: factor on the optimiser's weight decay.
-        shift: largest shift of the random crops, in pixels; images are continued by reflection.
-        epsilon: L2 radius of the perturbation, in units of pixels in [0, 1]; 0 trains on plain
-            images.
+        shift: by how many pixels images are continued by reflection before random crops.
+        epsilon: radius of the perturbation, in units of pixels in [0, 1]; 0 trains on plain images.
         start: length of the random part of the perturbation, in units of epsilon.
-        attack_steps: number of steps that follow, each of 2 epsilon up the loss, projected onto
-            the ball.
+        attack_steps: number of steps that follow, each of `step` epsilon up the loss, projected
+            onto the ball.
+        norm: "L2" or "Linf", by which the perturbation is measured.
     """
 
     epochs: int
@@ -65,6 +67,8 @@ class Training:
     epsilon: float = 0.0
     start: float = 0.0
     attack_steps: int = 0
+    step: float = 2.0
+    norm: str = "L2"
 
 
 TRAININGS: dict[str, Training] = {
@@ -74,6 +78,24 @@ TRAININGS: dict[str, Training] = {
     # No network of this training is bundled yet.
     "noise": Training(epochs=16, decay=0.4, epsilon=0.5, start=1.0),
 }
+
+
+# Crops of 128 of 144 pixels. After a random start in the cube a step of 1.25 epsilon keeps
+# adversarial training in one step from learning to mislead its own attack (Wong et al. 2020,
+# arXiv:2001.03994).
+PHOTO_TRAININGS: dict[str, Training] = {
+    "standard": Training(epochs=40, batch_size=64, shift=0, norm="Linf"),
+    "noise": Training(epochs=40, batch_size=64, shift=0, norm="Linf", epsilon=4 / 255, start=1.0),
+    "robust": Training(epochs=40, batch_size=64, shift=0, norm="Linf", epsilon=4 / 255, start=0.5,
+                       attack_steps=1, step=1.25),
+}
+UNSAID = {"step": 2.0, "norm": "L2"}  # in the cards of networks of CIFAR-10
+
+
+def training_of(architecture: str, training: str) -> Training:
+    """The settings of a training of an architecture; KeyError where there is none."""
+    of_part = PHOTO_TRAININGS if architecture in PHOTO_ARCHITECTURES else TRAININGS
+    return of_part[training]
 
 
 def sgd(parameters: Iterable[Tensor], decay: float) -> torch.optim.Optimizer:
@@ -91,32 +113,43 @@ def adamw(parameters: Iterable[Tensor], decay: float) -> torch.optim.Optimizer:
 
 
 OPTIMIZERS: dict[str, Callable[[Iterable[Tensor], float], torch.optim.Optimizer]] = {
-    "resnet": sgd, "vgg": sgd, "convnext": sgd, "cct": adamw}
+    "resnet": sgd, "vgg": sgd, "convnext": sgd, "cct": adamw, "photo-resnet": sgd,
+    "photo-convnext": sgd}
 
 
 def recipe(architecture: str, training: str) -> dict[str, Any]:
     """All settings of a training and its optimiser, a plain dict for the card."""
-    optimizer = OPTIMIZERS[architecture]([torch.zeros(1)], TRAININGS[training].decay)
+    chosen = training_of(architecture, training)
+    optimizer = OPTIMIZERS[architecture]([torch.zeros(1)], chosen.decay)
     settings = {key: optimizer.defaults[key]
                 for key in ("lr", "momentum", "nesterov", "betas", "weight_decay")
                 if key in optimizer.defaults}
-    return asdict(TRAININGS[training]) | {"optimizer": type(optimizer).__name__} | settings
+    said = {key: value for key, value in asdict(chosen).items()
+            if UNSAID.get(key) != value}
+    return said | {"optimizer": type(optimizer).__name__} | settings
 
 
 ZOO: tuple[str, ...] = tuple(  # what is bundled, and what --all trains, in this order
     f"{architecture}-{training}-{seed}"
     for training, seed in (("standard", 0), ("robust", 0), ("standard", 1), ("robust", 1))
     for architecture in ARCHITECTURES)
+PHOTO_ZOO: tuple[str, ...] = tuple(  # and what --photos trains
+    f"{architecture}-{training}-{seed}" for seed in (0, 1) for training in PHOTO_TRAININGS
+    for architecture in PHOTO_ARCHITECTURES)
 
-# of `l2_attack`, for the robust accuracy in the cards
-PGD20: dict[str, Any] = {"steps": 20, "step_size": 2.5 * 0.5 / 20, "start": 1.0}
+def pgd20(name: str) -> dict[str, Any]:
+    """The attack of the robust accuracy in the card of a network, arguments of `attack`."""
+    robust = training_of(name.rsplit("-", 2)[0], "robust")
+    return {"epsilon": robust.epsilon, "norm": robust.norm, "steps": 20,
+            "step_size": 2.5 * robust.epsilon / 20, "start": 1.0}
 
 
-def l2_attack(
+def attack(
     classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, epsilon: float,
-    steps: int, step_size: float, start: float = 1.0, generator: torch.Generator | None = None,
+    steps: int, step_size: float, start: float = 1.0, norm: str = "L2",
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Projected gradient ascent on the cross-entropy inside an L2 ball and the box [0, 1].
+    """Projected gradient ascent on the cross-entropy inside a ball and the box [0, 1].
 
     Madry et al. 2018, arXiv:1706.06083.
 
@@ -125,14 +158,23 @@ def l2_attack(
         images, labels: (B, 3, H, W) in [0, 1] and (B,).
         epsilon: radius of the ball around each image, in units of pixels in [0, 1].
         steps, step_size: number of steps, and their length in the same units.
-        start: fraction of the radius at which the attack starts, in a random direction.
+        start: fraction of the radius at which the attack starts, in a random direction; with
+            "Linf" that is one of random signs.
+        norm: "L2" or "Linf".
         generator: torch.Generator of the random start.
 
     Returns:
         (B, 3, H, W), adversarial images.
     """
     def of_length(x: Tensor, length: float) -> Tensor:
+        if norm == "Linf":
+            return x.sign() * length
         return x * (length / x.flatten(1).norm(dim=1).clamp_min(1e-12)).view(-1, 1, 1, 1)
+
+    def inside(x: Tensor) -> Tensor:
+        if norm == "Linf":
+            return x.clamp(-epsilon, epsilon)
+        return x * (epsilon / x.flatten(1).norm(dim=1).clamp_min(epsilon)).view(-1, 1, 1, 1)
 
     delta = of_length(
         torch.randn(images.shape, generator=generator).to(images.device), start * epsilon)
@@ -140,9 +182,7 @@ def l2_attack(
         delta = ((images + delta).clamp(0, 1) - images).requires_grad_()
         gradient, = torch.autograd.grad(
             F.cross_entropy(classify(images + delta), labels, reduction="sum"), delta)
-        delta = delta.detach() + of_length(gradient, step_size)
-        delta = delta * (
-            epsilon / delta.flatten(1).norm(dim=1).clamp_min(epsilon)).view(-1, 1, 1, 1)
+        delta = inside(delta.detach() + of_length(gradient, step_size))
     return (images + delta).clamp(0, 1)
 
 
@@ -188,26 +228,26 @@ def keep_depthwise_in_float32(network: nn.Module) -> None:
             layer.forward = in_float32(layer.forward)
 
 
-def augment(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
-    """Mirror images at random, and crop them at random shifts after continuing them by reflection.
+def augment(images: Tensor, shift: int, generator: torch.Generator, side: int = 32) -> Tensor:
+    """Mirror images at random, and crop them at random places after continuing them by reflection.
 
     Args:
-        images: (B, 3, H, W).
-        shift: largest shift in either direction, in pixels.
+        images: (B, 3, S, S).
+        shift: by how many pixels they are continued.
         generator: torch.Generator of the random choices.
+        side: of the crops, in pixels.
 
     Returns:
-        (B, 3, H, W).
+        (B, 3, side, side).
     """
-    count, _, height, width = images.shape
+    count = len(images)
     mirrored = torch.rand(count, generator=generator) < 0.5
     padded = F.pad(
         torch.where(mirrored.view(-1, 1, 1, 1).to(images.device), images.flip(-1), images),
         (shift,) * 4, "reflect")
     corners = torch.randint(
-        0, 2 * shift + 1, (2, count, 1), generator=generator).to(images.device)
-    rows = corners[0] + torch.arange(height, device=images.device)
-    columns = corners[1] + torch.arange(width, device=images.device)
+        0, padded.shape[-1] - side + 1, (2, count, 1), generator=generator).to(images.device)
+    rows, columns = corners + torch.arange(side, device=images.device)
     image = torch.arange(count, device=images.device).view(-1, 1, 1)
     return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(
         0, 3, 1, 2)
@@ -218,7 +258,7 @@ def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Modu
 
     Args:
         name: <architecture>-<training>-<seed>, such as "vgg-robust-0".
-        images: the training images, with labels.
+        images: the training images, with labels; at least of the side that the network takes.
         work: folder of the checkpoint, which is saved after every epoch.
         device: where to train.
 
@@ -226,14 +266,14 @@ def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Modu
         The network, in float32 on the CPU.
     """
     architecture, training, seed = name.rsplit("-", 2)
-    settings, seed = TRAININGS[training], int(seed)
+    settings, seed, part = training_of(architecture, training), int(seed), zoo.part_of(name)
     torch.manual_seed(seed)
-    network = ARCHITECTURES[architecture]().to(device).to(memory_format=torch.channels_last)
+    network = part.architectures[architecture]().to(device).to(memory_format=torch.channels_last)
     if torch.device(device).type == "cpu":
         keep_freed_memory()
         keep_depthwise_in_float32(network)
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1)
-                 for values in (zoo.MEAN, zoo.STD))
+                 for values in (part.mean, part.std))
     optimizer = OPTIMIZERS[architecture](network.parameters(), settings.decay)
     per_epoch = len(images) // settings.batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(  # rises for a fifth of the steps, then falls
@@ -261,14 +301,15 @@ def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Modu
         for chosen in (bar := tqdm(order, f"{name} epoch {epoch + 1}/{settings.epochs}",
                                    mininterval=5, disable=None)):
             batch, labels = (
-                augment(images.images[chosen].to(device), settings.shift, generator),
+                augment(images.images[chosen].to(device), settings.shift, generator, part.side),
                 images.labels[chosen].to(device))
             network.eval().requires_grad_(False)
             # Without a perturbation it draws numbers, too, so that all trainings of a seed see
             # the same images in the same order.
-            batch = l2_attack(
+            batch = attack(
                 classify, batch, labels, epsilon=settings.epsilon, steps=settings.attack_steps,
-                step_size=2 * settings.epsilon, start=settings.start, generator=generator)
+                step_size=settings.step * settings.epsilon, start=settings.start,
+                norm=settings.norm, generator=generator)
             network.train().requires_grad_(True)
             logits = classify(batch)
             optimizer.zero_grad()
@@ -296,13 +337,13 @@ def save_atomically(path: Path, save: Callable[[Path], Any]) -> None:
 
 
 def accuracy(
-    model: Model, images: ImageSet, epsilon: float | None = None, batch_size: int = 100,
+    model: Model, images: ImageSet, against: dict[str, Any] | None = None, batch_size: int = 100,
 ) -> float:
     """Share of an ImageSet that a model classifies correctly.
 
-    With `epsilon`, an image counts only if it is classified correctly after PGD-20 in that L2
-    radius, too. The attack follows gradients in the precision of a training (see `arithmetic`);
-    what it finds is classified in float32.
+    With `against`, arguments of `attack`, an image counts only if it is classified correctly after
+    that attack, too. It follows gradients in the precision of a training (see `arithmetic`); what
+    it finds is classified in float32.
     """
     def classify(batch: Tensor) -> Tensor:
         with autocast(str(model.device)):
@@ -314,29 +355,30 @@ def accuracy(
         batch, labels = batch.to(model.device), labels.to(model.device)
         with torch.no_grad():
             right = model(batch).argmax(1) == labels
-        if epsilon and right.any():  # only what is classified correctly needs an attack
+        if against and right.any():  # only what is classified correctly needs an attack
             batch, labels = batch[right], labels[right]
-            attacked = l2_attack(
-                classify, batch, labels, epsilon=epsilon, generator=generator, **PGD20)
+            attacked = attack(classify, batch, labels, generator=generator, **against)
             with torch.no_grad():
                 right = model(attacked).argmax(1) == labels
         correct += right.sum().item()
     return correct / len(images)
 
 
-def cross_check(model: Model, images: ImageSet) -> dict[str, Any]:
+def cross_check(model: Model, images: ImageSet, against: dict[str, Any]) -> dict[str, Any]:
     """Robust accuracy by foolbox's PGD with the same budget, next to ours: an entry of the card."""
     import foolbox
     from foolbox.models.pytorch import PyTorchModel
-    attack = foolbox.attacks.L2PGD(steps=PGD20["steps"], abs_stepsize=PGD20["step_size"])
+    kind = {"L2": foolbox.attacks.L2PGD, "Linf": foolbox.attacks.LinfPGD}[against["norm"]]
+    theirs = kind(steps=against["steps"], abs_stepsize=against["step_size"])
     torch.manual_seed(0)
-    misled = [attack(PyTorchModel(model, bounds=(0, 1), device=model.device),
+    misled = [theirs(PyTorchModel(model, bounds=(0, 1), device=model.device),
                      batch.to(model.device), labels.to(model.device),
-                     epsilons=0.5)[2].sum().item()
+                     epsilons=against["epsilon"])[2].sum().item()
               for batch, labels in zip(images.images.split(500), images.labels.split(500))]
-    return {"attack": f"L2PGD of foolbox {foolbox.__version__}", "images": len(images),
+    return {"attack": f"{against['norm']}PGD of foolbox {foolbox.__version__}",
+            "images": len(images),
             "value": (len(images) - sum(misled)) / len(images),
-            "ours": accuracy(model, images, epsilon=0.5)}
+            "ours": accuracy(model, images, against)}
 
 
 def publish(
@@ -375,11 +417,13 @@ def publish(
     save_atomically(card_path, write_card)
     model = load_model(f"zoo/{name}", device=device)
     card["test_accuracy"] = accuracy(model, test_images)
-    card["robust_accuracy"] = {"value": accuracy(model, test_images, epsilon=0.5),
-                               "attack": "PGD-20, L2", "epsilon": 0.5, **PGD20}
+    against = pgd20(name)
+    card["robust_accuracy"] = {
+        "value": accuracy(model, test_images, against), "attack": f"PGD-20, {against['norm']}",
+        **{key: against[key] for key in ("epsilon", "steps", "step_size", "start")}}
     if importlib.util.find_spec("foolbox"):
         some = test_images[stratified(test_images.labels, min(1000, len(test_images)))]
-        card["robust_accuracy"]["cross_check"] = cross_check(model, some)
+        card["robust_accuracy"]["cross_check"] = cross_check(model, some, against)
     save_atomically(card_path, write_card)
 
     distributions = [null_distribution(model, stage, test_images, keep_copies=True).thinned()
@@ -395,14 +439,40 @@ def publish(
           f"{100 * card['robust_accuracy']['value']:.2f} % under attack")
 
 
+def images_of(part: zoo.Part, data: str) -> tuple[ImageSet, ImageSet]:
+    """The training and test images of a part of the zoo.
+
+    Photographs are loaded for training with the margin that random crops need, an eighth of the
+    side; of the test photographs it is cut off.
+
+    Raises:
+        ValueError: images of other classes.
+    """
+    small = part.side == 32
+    larger = part.side if small else part.side * 9 // 8
+    found = (load_images(data, split="train", size=larger),
+             load_images(data, split="test", size=part.side, crop=part.side / larger))
+    for images in found:
+        if places(images.class_names, part.class_names) != list(range(len(part.class_names))):
+            raise ValueError(f"{images.name} has not the classes {', '.join(part.class_names)}")
+    return found
+
+
+def _is_known(name: str) -> bool:
+    parts = name.rsplit("-", 2)
+    return (len(parts) == 3 and parts[0] in {*ARCHITECTURES, *PHOTO_ARCHITECTURES}
+            and parts[1] in TRAININGS and parts[2].isdigit())
+
+
 def main() -> None:
     """The command line, see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME",
                         help="<architecture>-<training>-<seed>, such as vgg-robust-0")
-    parser.add_argument("--all", action="store_true",
-                        help=f"train what is missing of {', '.join(ZOO)}")
+    for option, names in (("--all", ZOO), ("--photos", PHOTO_ZOO)):
+        parser.add_argument(option, action="store_const", const=names, default=(),
+                            help=f"train what is missing of {', '.join(names)}")
     parser.add_argument("--data", default="cifar10",
                         help="cifar10, or folder:PATH with the folders train and test")
     parser.add_argument("--copy", help="what the cards say about this copy of the data")
@@ -414,19 +484,21 @@ def main() -> None:
         device = str(device_of(arguments.device))
     except ValueError as error:
         parser.error(f"--device: {error}")
-    names = arguments.names or [name for name in ZOO
-                                if arguments.all and not zoo.null_file(name).is_file()]
+    names = arguments.names or [name for name in (*arguments.all, *arguments.photos)
+                                if not zoo.null_file(name).is_file()]
     for name in names:
-        parts = name.rsplit("-", 2)
-        if (len(parts) < 3 or parts[0] not in ARCHITECTURES or parts[1] not in TRAININGS
-                or not parts[2].isdigit()):
+        if not _is_known(name):
+            known = [*ARCHITECTURES, *PHOTO_ARCHITECTURES]
             parser.error(f"{name!r} is not <architecture>-<training>-<seed> with an architecture "
-                         f"of {', '.join(ARCHITECTURES)} and a training of {', '.join(TRAININGS)}")
+                         f"of {', '.join(known)} and a training of {', '.join(TRAININGS)}")
     if not names:
         parser.exit(message="nothing to train: "
                             "name models, or use --all to train what is missing\n")
-    train_images, test_images = (load_images(arguments.data, split=split, size=32)
-                                 for split in ("train", "test"))
+    parts = {zoo.part_of(name).side: zoo.part_of(name) for name in names}
+    if len(parts) > 1:
+        parser.error("networks of CIFAR-10 and of photographs are trained apart, on data of each")
+    part, = parts.values()
+    train_images, test_images = images_of(part, arguments.data)
     for name in names:
         network = train(name, train_images, arguments.work, device)
         publish(name, network, train_images, test_images, arguments.copy or train_images.name,

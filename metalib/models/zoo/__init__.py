@@ -1,12 +1,15 @@
-"""The bundled zoo: small classifiers of CIFAR-10, trained by `python -m metalib.runs.train_zoo`.
+"""The bundled zoo: small classifiers, trained by `python -m metalib.runs.train_zoo`.
 
-Each model is three files in `weights/`: `<name>.safetensors` (half precision), `<name>.json`
-(its card) and `<name>.null.safetensors` (its null distributions, see `metalib.evaluation.nulls`).
+Those of CIFAR-10 are called <architecture>-<training>-<seed>; before the names of those of
+photographs (Imagenette, ten classes of ImageNet) stands `photo-`. Each model is three files in
+`weights/`: `<name>.safetensors` (half precision), `<name>.json` (its card) and
+`<name>.null.safetensors` (its null distributions, see `metalib.evaluation.nulls`).
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -17,10 +20,39 @@ from metalib.models.model import Model
 from metalib.models.registry import SOURCES, Source, full_name
 from metalib.models.weights import load_weights
 from metalib.models.wrap import wrap_model
-from metalib.models.zoo.architectures import ARCHITECTURES, STAGES
+from metalib.models.zoo.architectures import ARCHITECTURES, PHOTO_ARCHITECTURES, STAGES
 
 FOLDER: Path = Path(__file__).parent / "weights"
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training pixels
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the zoo: the networks of one set of images.
+
+    Attributes:
+        architectures: by name, functions that make a network for a number of classes.
+        side: of the images, in pixels.
+        mean, std: of the pixels in [0, 1], by colour.
+        class_names: of the images.
+    """
+
+    architectures: dict[str, Callable[..., nn.Sequential]]
+    side: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    class_names: tuple[str, ...]
+
+
+PARTS: tuple[Part, ...] = (
+    Part(ARCHITECTURES, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), labels.CIFAR10),
+    Part(PHOTO_ARCHITECTURES, 128, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
+         labels.IMAGENETTE))
+
+
+def part_of(name: str) -> Part:
+    """The part of the zoo that a model belongs to, by its name or that of its architecture."""
+    return next(part for part in PARTS for architecture in part.architectures
+                if f"{name}-".startswith(f"{architecture}-"))
 
 
 def names() -> list[str]:
@@ -50,14 +82,15 @@ def load(
         ValueError: a damaged card, or weights that are damaged or not those of the card.
         FileNotFoundError: missing weights.
     """
-    network = ARCHITECTURES[name.partition("-")[0]](len(labels.CIFAR10))
+    part = part_of(name)
+    network = part.architectures[name.rsplit("-", 2)[0]](len(part.class_names))
     card = _load_weights(network, name) if pretrained and weights is None else {}
     if weights is not None:
         load_weights(network, weights, f"zoo/{name}", allow_pickle)
     return wrap_model(
-        network, stages=stages or STAGES, mean=MEAN, std=STD, input_size=32,
-        class_names=labels.CIFAR10, name=full_name("zoo", name, pretrained, weights),
-        card=card, channels_last=True)
+        network, stages=stages or STAGES, mean=part.mean, std=part.std, input_size=part.side,
+        class_names=part.class_names, name=full_name("zoo", name, pretrained, weights), card=card,
+        channels_last=True)
 
 
 def _load_weights(network: nn.Module, name: str) -> dict:

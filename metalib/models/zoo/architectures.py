@@ -1,9 +1,9 @@
-"""The networks of the bundled zoo: small classifiers of 32 x 32 images.
+"""The networks of the bundled zoo: small classifiers of images of 32 pixels, or 128 of photographs.
 
 Every architecture is a sequence of named stages, from early to late, with the same names
 everywhere: those of `STAGES`. The four families differ as the vision models of the last decade
 do: in shortcuts (resnet, not vgg), depthwise convolutions with GELU (convnext), and attention
-between tokens (cct).
+between tokens (cct). Those for photographs begin with a quarter of the resolution.
 """
 
 from collections import OrderedDict
@@ -181,5 +181,35 @@ def cct(classes: int = 10) -> nn.Sequential:
         nn.Linear(96, classes))
 
 
+def photo_resnet(classes: int = 10) -> nn.Sequential:
+    """A residual network for photographs with 1.24 million parameters.
+
+    It has a stem of stride 4 and six residual blocks at 32, 16 and 8 pixels.
+    """
+    return _stages(
+        nn.Sequential(conv_bn_relu(3, 24, stride=2), conv_bn_relu(24, 48, stride=2)),
+        nn.Sequential(ResidualBlock(48, 48), ResidualBlock(48, 48)),
+        nn.Sequential(ResidualBlock(48, 96, stride=2), ResidualBlock(96, 96)),
+        nn.Sequential(ResidualBlock(96, 160, stride=2), ResidualBlock(160, 160)),
+        _pool(),
+        nn.Linear(160, classes))
+
+
+def photo_convnext(classes: int = 10) -> nn.Sequential:
+    """A modern convolutional network for photographs with 1.2 million parameters.
+
+    It has a stem of stride 4 and eight blocks at 32, 16 and 8 pixels.
+    """
+    return _stages(
+        nn.Sequential(conv_bn(3, 32, stride=2), nn.GELU(), conv_bn(32, 64, stride=2)),
+        nn.Sequential(ConvNeXtBlock(64), ConvNeXtBlock(64)),
+        nn.Sequential(conv_bn(64, 128, stride=2), *(ConvNeXtBlock(128) for _ in range(3))),
+        nn.Sequential(conv_bn(128, 224, stride=2), *(ConvNeXtBlock(224) for _ in range(3))),
+        _pool(),
+        nn.Linear(224, classes))
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
     "resnet": resnet, "vgg": vgg, "convnext": convnext, "cct": cct}
+PHOTO_ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
+    "photo-resnet": photo_resnet, "photo-convnext": photo_convnext}
