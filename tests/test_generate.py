@@ -232,6 +232,21 @@ def test_lbfgs_ends_where_scipy_does_row_by_row(kind, exponent):
         assert ours[row].item() == pytest.approx(theirs.fun, rel=0.1)
 
 
+def test_lbfgs_takes_large_images_in_pieces(monkeypatch):
+    def path(piece):
+        monkeypatch.setattr(optimizers, "PIECE", piece)
+        problem, state = bounded_problem("network"), {}
+        x = torch.full((6, 3, 4, 4), 0.5, dtype=torch.float64)
+        for step in range(40):  # past the length of the history
+            x = x.detach().requires_grad_()
+            loss = (2 * problem(x.flatten(1))).sqrt()
+            gradient, = torch.autograd.grad(loss.sum(), x)
+            x = optimizers.lbfgs(x.detach(), gradient, loss.detach(), state, step, 41).clamp(0, 1)
+        return x
+
+    torch.testing.assert_close(path(7), path(48), rtol=0, atol=1e-6)
+
+
 def test_resuming_another_call_is_refused(samples, small):
     run = generate(small, samples[:2], "2", steps=3)
     with pytest.raises(ValueError, match="these differ: steps"):

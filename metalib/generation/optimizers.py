@@ -14,12 +14,14 @@ all by one protocol, `benchmarks/tuning.py`. The step of `published` is as publi
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
 from metalib.generation.spectra import falling, weighed
+
+PIECE = 2**14  # numbers of an image that are multiplied at a time
 
 
 def published(
@@ -190,7 +192,7 @@ def lbfgs(
     if step + 1 == steps:
         return point.view_as(images)
 
-    direction = _quasi_newton(state, slope, free, guess)
+    direction = _quasi_newton(state, slope, free, guess, max(1, min(history, step)))
     return _trial(state, -direction * free, free).view_as(images)
 
 
@@ -294,6 +296,7 @@ def _line_search(
 
 def _quasi_newton(
     state: dict[str, Tensor], slope: Tensor, free: Tensor, guess: Callable[[Tensor], Tensor],
+    history: int,
 ) -> Tensor:
     """The inverse Hessian times a gradient (B, D), from the pairs in `state`; free pixels only.
 
@@ -302,11 +305,12 @@ def _quasi_newton(
 
     Args:
         guess: multiplies rows (B, D) by the first guess of the inverse Hessian, up to its scale.
+        history: how many pairs there can be by now; what lies behind is not read.
     """
-    moves, bends, count = state["moves"], state["bends"], state["count"]
-    history, rows = moves.shape[1], torch.arange(len(moves), device=moves.device)
+    moves, bends, count = state["moves"][:, :history], state["bends"][:, :history], state["count"]
+    rows = torch.arange(len(moves), device=moves.device)
     order = (count[:, None] - 1 - torch.arange(history, device=moves.device)) % history
-    products = _products(moves * free[:, None], bends.mT)  # (B, history, history)
+    products = _masked_products(moves, free, bends)  # (B, history, history)
     triangle = products[rows[:, None, None], order[:, :, None], order[:, None, :]].tril()
     curvature = triangle.diagonal(dim1=1, dim2=2)
     used = (torch.arange(history, device=moves.device) < count[:, None]) & (curvature > 0)
@@ -366,6 +370,18 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
     """
     return (torch.bmm(a.expand(2, -1, -1), b.expand(2, -1, -1))[:1] if len(a) == 1
             else torch.bmm(a, b))
+
+
+def _masked_products(a: Tensor, mask: Tensor, b: Tensor) -> Tensor:
+    """Products (B, n, m) of rows (B, n, D) and (B, m, D), over the numbers in a mask (B, D).
+
+    Taken in pieces on a CPU, where memory for the whole masked copy would cost more than the
+    products.
+    """
+    size = PIECE if a.device.type == "cpu" else a.shape[2]
+    parts = [_products(some * free[:, None], others.mT) for some, free, others in zip(
+        a.split(size, 2), mask.split(size, 1), b.split(size, 2))]
+    return reduce(torch.add, parts)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
