@@ -171,10 +171,10 @@ def lbfgs(
     point, slope, curved = state["point"], state["slope"], state["curved"]
     rows, free = torch.arange(len(point), device=point.device), _free(point, slope)
 
-    weights = falling(images, 2 * exponent / (1 + step / fade))
+    weights = falling(images, 2 * exponent / (1 + step / fade)) if exponent else None
 
     def guess(x: Tensor) -> Tensor:
-        return weighed(x.view_as(images), weights).flatten(1)
+        return x if weights is None else weighed(x.view_as(images), weights).flatten(1)
 
     if step == 0:
         state["moves"], state["bends"] = point.new_zeros(2, len(point), history, point.shape[1])
