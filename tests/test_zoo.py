@@ -40,13 +40,18 @@ needs_archive = pytest.mark.skipif(
     reason=f"needs more images than the bundled samples ({CIFAR_ARCHIVE.name})")
 
 
+def tiny(count, side, class_names, name):
+    """Pictures of ten classes that differ in their brightness."""
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.arange(count) % 10
+    images = (0.1 * numbers.view(-1, 1, 1, 1)
+              + 0.1 * torch.rand(count, 3, side, side, generator=generator)).clamp(0, 1)
+    return ImageSet(images, numbers, class_names, name)
+
+
 @pytest.fixture
 def tiny_images():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(64) % 10
-    images = (0.1 * labels.view(-1, 1, 1, 1)
-              + 0.1 * torch.rand(64, 3, 32, 32, generator=generator)).clamp(0, 1)
-    return ImageSet(images, labels, tuple("abcdefghij"), "tiny")
+    return tiny(64, 32, tuple("abcdefghij"), "tiny")
 
 
 @pytest.fixture
@@ -246,11 +251,7 @@ def test_metamers_of_further_images_pass_where_it_is_hardest(name):
 
 @pytest.fixture
 def tiny_photos():
-    generator = torch.Generator().manual_seed(0)
-    numbers = torch.arange(20) % 10
-    images = (0.1 * numbers.view(-1, 1, 1, 1)
-              + 0.1 * torch.rand(20, 3, 144, 144, generator=generator)).clamp(0, 1)
-    return ImageSet(images, numbers, labels.IMAGENETTE, "tiny photographs")
+    return tiny(20, 144, labels.IMAGENETTE, "tiny photographs")
 
 
 @pytest.mark.parametrize("architecture", training.PHOTO_ARCHITECTURES)

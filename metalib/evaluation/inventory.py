@@ -142,7 +142,9 @@ class Nulls:
     def __call__(self, model: Model, stage: str) -> NullDistribution:
         key = model.name, stage
         if key not in self.known:
-            images = self.images and replace(self.images, images=model.fitted(self.images.images))
+            images = None if stage in self.shipped(model.name) else self.images
+            if images is not None:
+                images = replace(images, images=model.fitted(images.images))
             self.known[key] = load_null(model, stage, images=images)
         self.known[key].check(model, stage)
         return self.known[key]

@@ -202,11 +202,14 @@ def _timm_load(
     pretrained: bool = True, weights: str | Path | None = None,
 ) -> Model:
     timm = _import("timm")
-    network = (_timm_pretrained(timm, name, allow_pickle) if pretrained and weights is None
-               else timm.create_model(name))
+    file = _timm_files(name)[0] if pretrained and weights is None else None
+    packaged = file if file == packaged_file(name) else None
+    network = (timm.create_model(name) if file is None or packaged
+               else _timm_pretrained(timm, name, file, allow_pickle))
     config = timm.data.resolve_model_data_config(network)
     about = dict(network.pretrained_cfg) if pretrained else {}
-    if pretrained and weights is None and _timm_files(name) == [packaged_file(name)]:
+    if packaged is not None:
+        load_packaged(network, packaged)
         config, about = config | PACKAGED, {"weights": f"of the package {PACKAGES[bare(name)]}"}
     return wrap_model(
         network, stages=stages, mean=config["mean"], std=config["std"],
@@ -215,12 +218,9 @@ def _timm_load(
         **_described(network.num_classes))
 
 
-def _timm_pretrained(timm: types.ModuleType, name: str, allow_pickle: bool) -> Any:
-    file, = _timm_files(name)
-    if file == packaged_file(name):
-        network = timm.create_model(name)
-        load_packaged(network, file)
-        return network
+def _timm_pretrained(
+    timm: types.ModuleType, name: str, file: Path, allow_pickle: bool,
+) -> Any:
     from_hub = timm.get_pretrained_cfg(name).hf_hub_id
     if from_hub and not _import("timm.models._hub").has_hf_hub():
         raise ImportError(f"timm {timm.__version__} cannot use the installed huggingface_hub: "
