@@ -18,7 +18,7 @@ from metalib.generation import combinations, metamers, optimizers, priors, start
 from metalib.generation.compute import Compute
 from metalib.generation.generate import generate
 from metalib.generation.metamers import Metamers
-from metalib.models import Model, list_models, load_model, wrap_model, zoo
+from metalib.models import Model, add_models, list_models, load_model, wrap_model, zoo
 from metalib.models import public as external
 from metalib.models.check import check_model
 from metalib.version import __version__
@@ -27,8 +27,8 @@ classes = labels
 
 __all__ = [
     "Compute", "Criterion", "ImageSet", "Metamers", "Model", "NullDistribution", "Responses",
-    "__version__", "check_model", "classes", "combinations", "crossed", "external", "generate",
-    "judge", "list_models", "load_images", "load_model", "load_null", "metrics",
+    "__version__", "add_models", "check_model", "classes", "combinations", "crossed", "external",
+    "generate", "judge", "list_models", "load_images", "load_model", "load_null", "metrics",
     "null_distribution", "nulls", "optimizers", "priors", "representation", "representation_test",
     "starts", "store", "transfer", "transfer_study", "wrap_model", "zoo"]
 

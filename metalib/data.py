@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
-from metalib.folders import Found, pictures_in
+from metalib.folders import Found, data_folder, pictures_in
 from metalib.labels import CIFAR10, IMAGENET
 from metalib.pictures import fit, luminance, read_image, sides_of
 from metalib.previews import preview
@@ -319,8 +319,7 @@ def _folder(path: str) -> Path:
 def _cifar10(split: str, root: str | Path | None) -> ImageSet:
     if split not in ("train", "test"):
         raise ValueError(f"'cifar10' has the splits 'train' and 'test', not {split!r}")
-    root = Path(
-        root or os.environ.get("METALIB_DATA") or Path.home() / ".cache" / "metalib").expanduser()
+    root = Path(root).expanduser() if root else data_folder()
     try:
         files = datasets.CIFAR10(
             root, train=split == "train", download=not (root / "cifar-10-batches-py").is_dir())

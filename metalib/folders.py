@@ -1,6 +1,7 @@
-"""The pictures of a folder: which files they are, in which order, and of which classes."""
+"""Where data lie, and the pictures of a folder: which files, in which order, of which classes."""
 
 import csv
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ OPTIONAL: set[str] = {".avif", ".heic", ".heif"}  # where Pillow, or a plug-in o
 SYSTEM: set[str] = {"__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir",
                     "$recycle.bin", "system volume information", "lost+found"}
 SPLITS: set[str] = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
+
+
+def data_folder() -> Path:
+    """The folder of data: the environment variable METALIB_DATA, or ~/.cache/metalib."""
+    return Path(os.environ.get("METALIB_DATA") or Path.home() / ".cache" / "metalib").expanduser()
 
 
 class Found(NamedTuple):

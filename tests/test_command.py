@@ -42,7 +42,7 @@ def test_check_shows_the_stages(capsys):
     assert command.main(["check", MODEL]) == 0
     shown = capsys.readouterr().out
     assert all(stage in shown for stage in metalib.load_model(MODEL).stages)
-    assert "32 x 32 pixels" in shown and "ships" in shown
+    assert "32 x 32 pixels" in shown and "there" in shown
 
 
 def test_from_a_folder_of_pictures_to_a_table(capsys, photographs, tmp_path):

@@ -22,16 +22,6 @@ CELL = "sweep_task:cell"
 KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
 
 
-@pytest.fixture(scope="module")
-def scheduler():
-    """The address of a Dask cluster whose two workers are threads of this process."""
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1",
-            dashboard_address="127.0.0.1:0") as cluster:
-        yield cluster.scheduler_address
-
-
 @pytest.fixture
 def log(tmp_path, monkeypatch):
     monkeypatch.setenv("SWEEP_LOG", str(tmp_path / "log"))

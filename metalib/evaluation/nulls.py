@@ -2,16 +2,20 @@
 
     null = null_distribution(model, "group3", images)       # a million random pairs of images
     null = load_null(model, "group3")                       # one that comes with a model
+    keep_nulls("timm/resnet18", images)                     # for load_null, and all that asks it
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from metalib import metrics
@@ -20,14 +24,15 @@ from metalib.evaluation.blocks import Rows, images_at_once, products
 from metalib.evaluation.controls import repeated
 from metalib.evaluation.criterion import METRICS, RANK_UNITS, NullDistribution, judge, published
 from metalib.models import Model, load_model
-from metalib.models.registry import null_file
+from metalib.models.registry import kept_null_file, known_source, null_file
 from metalib.notices import warn
 from metalib.plain import SEEDS, whole
-from metalib.store import fingerprint
+from metalib.store import atomic_write, fingerprint
 
 FEW_IMAGES = 100  # with fewer, 4950 pairs, `null_distribution` warns
 
-__all__ = ["METRICS", "RANK_UNITS", "NullDistribution", "judge", "load_null", "null_distribution"]
+__all__ = ["METRICS", "RANK_UNITS", "NullDistribution", "judge", "keep_nulls", "load_null",
+           "null_distribution", "save_nulls"]
 
 
 def null_distribution(
@@ -143,12 +148,82 @@ def _warn_of(null: NullDistribution, where: str, count: int) -> None:
              f"{FEW_IMAGES} at least, better some thousands")
 
 
+def keep_nulls(
+    model: Model | str, images: ImageSet | Tensor, *, stages: Sequence[str] | None = None,
+    **options: Any,
+) -> Path:
+    """Compute nulls of a model that comes with none, and keep them for `load_null`.
+
+    From then on they stand where those of the bundled zoo do: in commands, studies and notebooks.
+    Nulls of other stages that are kept already stay, if they are of the same model, images and
+    seed.
+
+    Args:
+        model: one that `load_model` gives, or its name.
+        images: natural images, best some thousand.
+        stages: some of its stages; None takes all of them.
+        options: as in `null_distribution`.
+
+    Returns:
+        The file, in the folder `nulls` of METALIB_DATA (default `~/.cache/metalib`).
+
+    Raises:
+        ValueError: a model with another name than `load_model` knows, one that comes with nulls,
+            an unknown stage, or what `null_distribution` refuses.
+        OSError: no space, or no right to write; what was kept before stays.
+    """
+    model = load_model(model) if isinstance(model, str) else model
+    source, rest = known_source(model.name)
+    if (shipped := source.nulls(rest)) is not None and shipped.is_file():
+        raise ValueError(f"{model.name} comes with nulls, see load_null; to judge by others, pass "
+                         "what null_distribution gives")
+    wanted = list(stages or model.stages)
+    for stage in wanted:
+        model.check_stage(stage)
+    nulls = [null_distribution(model, stage, images, **options).thinned() for stage in wanted]
+    path = kept_null_file(model.name)
+    kept = []
+    for stage in shipped_stages(model.name) - set(wanted) if path.is_file() else ():
+        with contextlib.suppress(ValueError):  # of weights that the model no longer has
+            kept.append(load_null(model, stage))
+    save_nulls(path, [*nulls, *(null for null in kept if _are_alike(null, nulls[0]))])
+    return path
+
+
+def _are_alike(null: NullDistribution, other: NullDistribution) -> bool:
+    """Whether two nulls are of the same pairs of images."""
+    return null.pairs == other.pairs and np.array_equal(null.order, other.order) and all(
+        str(null.about[key]) == str(other.about[key]) for key in ("fingerprint", "images", "seed"))
+
+
+def save_nulls(
+    path: Path, nulls: Sequence[NullDistribution], about: dict[str, str] | None = None,
+) -> None:
+    """Write nulls of the stages of one model, of the same pairs of images, to one file.
+
+    Args:
+        path: of the file, which is replaced as a whole.
+        nulls: as from `null_distribution`, best `thinned`.
+        about: what else is to be known of the model; by default its fingerprint.
+    """
+    first = nulls[0]
+    tensors = {f"{null.about['stage']}/{metric}": np.ascontiguousarray(values)
+               for null in nulls for metric, values in null.values.items()}
+    known = about or {"fingerprint": first.about["fingerprint"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        save_file(tensors | {"order": first.order}, temporary, known | {
+            "pairs": str(first.pairs), "images": first.about["images"],
+            "seed": str(first.about["seed"])})
+
+
 def load_null(
     model: Model, stage: str, *, images: ImageSet | Tensor | None = None,
 ) -> NullDistribution:
-    """The null that comes with a model, as with those of the bundled zoo.
+    """The null that comes with a model, as with those of the bundled zoo, or that was kept.
 
-    Theirs are of a million pairs of the CIFAR-10 test images.
+    Those of the zoo are of a million pairs of the CIFAR-10 test images; for others see
+    `keep_nulls`.
 
     Args:
         model, stage: whose null.
@@ -164,21 +239,25 @@ def load_null(
         if images is not None:
             return null_distribution(model, stage, images)
         raise ValueError(f"no null ships for {model.name}, {stage}; "
-                         "compute one with null_distribution(model, stage, images)")
+                         "compute one with null_distribution(model, stage, images), or once for "
+                         f"all with metalib null {model.name} IMAGES")
     path = null_file(model.name)
     assert path is not None
     with safe_open(path, "numpy") as file:
         about = file.metadata()
         values = {metric: file.get_tensor(f"{stage}/{metric}") for metric in METRICS}
         order = file.get_tensor("order")
-    if about["weights_sha256"] != model.card["sha256"]:
+    if "weights_sha256" in about and about["weights_sha256"] != model.card.get("sha256"):
         raise ValueError(f"the null {path} belongs to other weights; "
                          "run python -m metalib.runs.train_zoo")
     identity = fingerprint(model)
-    if identity != _identity_as_loaded(model.name, path, path.stat().st_mtime_ns):
+    if identity != (about.get("fingerprint")
+                    or _identity_as_loaded(model.name, path, path.stat().st_mtime_ns)):
         raise ValueError(f"the null that comes with {model.name} is of the network as load_model "
                          "gives it, and this one has other weights, another normalisation or other "
-                         "code; compute one with null_distribution(model, stage, images)")
+                         "code; compute one with null_distribution(model, stage, images)" + (
+                             f", or once for all with metalib null {model.name} IMAGES"
+                             if "fingerprint" in about else ""))
     return NullDistribution(
         values, order, int(about["pairs"]), math.prod(model.shapes[stage]),
         {"model": model.name, "fingerprint": identity, "stage": stage,

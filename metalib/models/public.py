@@ -31,8 +31,10 @@ import torchvision
 from torch import nn
 
 from metalib import labels
+from metalib.folders import data_folder
 from metalib.models.model import Model
-from metalib.models.registry import SOURCES, Source, full_name, list_models, missing_files
+from metalib.models.registry import list_models, missing_files
+from metalib.models.sources import SOURCES, Source, full_name
 from metalib.models.weights import (
     PACKAGED,
     PACKAGES,
@@ -282,8 +284,7 @@ def _robustbench_folder(name: str) -> Path:
     local = Path("models")
     if any((local / name).parent.glob(f"{Path(name).name}.pt*")):
         return local
-    return Path(os.environ.get("METALIB_DATA")
-                or Path.home() / ".cache" / "metalib").expanduser() / "robustbench"
+    return data_folder() / "robustbench"
 
 
 def _robustbench_downloads(name: str) -> dict[Path, str | None]:

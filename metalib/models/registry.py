@@ -6,41 +6,15 @@
 
 import difflib
 import fnmatch
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from metalib.devices import device_of
+from metalib.folders import data_folder
 from metalib.models.model import Model
-
-
-def _no_nulls(_name: str) -> None:
-    return None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A collection of models.
-
-    Attributes:
-        names: lists the names that follow the prefix.
-        load: makes a Model of one of them; takes `stages` (None for the default),
-            `allow_pickle`, `pretrained` and `weights`.
-        files: the files that a model needs; those that are missing are downloaded on loading.
-        nulls: the file of null distributions that comes with a model, or None
-            (see `metalib.evaluation.nulls`).
-    """
-
-    names: Callable[[], list[str]]
-    load: Callable[..., Model]
-    files: Callable[[str], list[Path]]
-    nulls: Callable[[str], Path | None] = _no_nulls
-
-
-SOURCES: dict[str, Source] = {}
+from metalib.models.sources import Source, sources
 
 
 def list_models(pattern: str = "*", *, offline: bool = False) -> list[str]:
@@ -59,7 +33,7 @@ def list_models(pattern: str = "*", *, offline: bool = False) -> list[str]:
         True
     """
     names, named = [], pattern.partition("/")[0]  # a prefix that is spelled out is the only one
-    for prefix, source in SOURCES.items():
+    for prefix, source in sources().items():
         if prefix == named or set("*?[") & set(named):
             try:
                 names += [
@@ -85,7 +59,7 @@ def load_model(
     Args:
         name: one of `list_models()`: "zoo/<name>", "torchvision/<name>" or
             "torchvision/<name>.<weights>", "timm/<name>",
-            "robustbench/<dataset>/<threat model>/<name>".
+            "robustbench/<dataset>/<threat model>/<name>", or one that was given by `add_models`.
         stages: names of submodules, as in `wrap_model`. None takes the stages of the zoo, or
             finds the main ones.
         device: where to put it, such as "cuda".
@@ -126,7 +100,7 @@ def known_source(name: str) -> tuple[Source, str]:
         raise ValueError(f"a model is loaded by its name, a text, not {name!r}")
     if (found := source_of(name)) is None:
         prefix = name.partition("/")[0]
-        known = list_models(f"{prefix}/*" if prefix in SOURCES else "*")
+        known = list_models(f"{prefix}/*" if prefix in sources() else "*")
         near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known[:8]
         raise ValueError(f"unknown model {name!r}; did you mean {', '.join(near)}? "
                          "list_models() lists all")
@@ -136,23 +110,24 @@ def known_source(name: str) -> tuple[Source, str]:
 def source_of(name: str) -> tuple[Source, str] | None:
     """The Source of a model and its name there; None for a name that no Source has."""
     prefix, _, rest = name.partition("/")
-    known = prefix in SOURCES and rest in SOURCES[prefix].names()
-    return (SOURCES[prefix], rest) if known else None
+    source = sources().get(prefix)
+    return (source, rest) if source and rest in source.names() else None
 
 
 def null_file(name: str) -> Path | None:
-    """The file of null distributions that comes with a model, if there is one."""
+    """The file of null distributions of a model, if there is one: it comes with it, or was kept."""
     prefix, _, rest = name.partition("/")
-    path = SOURCES[prefix].nulls(rest) if prefix in SOURCES else None
-    return path if path is not None and path.is_file() else None
+    if (source := sources().get(prefix)) is None:
+        return None
+    found = (source.nulls(rest), kept_null_file(name))
+    return next((path for path in found if path is not None and path.is_file()), None)
+
+
+def kept_null_file(name: str) -> Path:
+    """Where null distributions of a model are kept that does not come with any."""
+    return data_folder() / "nulls" / f"{name}.safetensors"
 
 
 def missing_files(source: Source, name: str) -> list[Path]:
     """Those files of a model that are not on this machine."""
     return [path for path in source.files(name) if not path.is_file()]
-
-
-def full_name(prefix: str, name: str, pretrained: bool, weights: str | Path | None = None) -> str:
-    """The name of a model in tables."""
-    return f"{prefix}/{name}" + (f" ({Path(weights).name})" if weights is not None else
-                                 "" if pretrained else " (untrained)")

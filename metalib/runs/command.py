@@ -1,4 +1,4 @@
-"""The command `metalib`: models, check, generate, judge, run and sweep from a shell.
+"""The command `metalib`: models, check, null, generate, judge, run and sweep from a shell.
 
     metalib generate zoo/vgg-robust-0 group3 photographs run --steps 500
     metalib judge run
@@ -22,7 +22,7 @@ import yaml
 from metalib import loading
 from metalib.data import ImageSet, load_images
 from metalib.evaluation.criterion import judge
-from metalib.evaluation.nulls import load_null, shipped_stages
+from metalib.evaluation.nulls import keep_nulls, load_null, shipped_stages
 from metalib.generation import metamers as files
 from metalib.generation.optimizers import OPTIMIZERS
 from metalib.generation.starts import STARTS
@@ -46,13 +46,16 @@ examples:
   metalib models 'timm/*vit*' --offline          # those on this machine
   metalib check zoo/vgg-robust-0                 # its stages; is it fit for
                                                  # metamers?
+  metalib null torchvision/resnet50 photographs  # what unrelated photographs
+                                                 # share: needed to judge
   metalib generate zoo/vgg-robust-0 group3 photographs run
   metalib judge run --output table.csv           # which of them are metamers?
   metalib run recipe.yml run                     # all that generate can do
   metalib sweep study.yml study                  # a grid of runs
 
-Each has a --help of its own. A network of your own is wrapped in Python:
-metalib.wrap_model; see the README and the tutorial.
+Each has a --help of its own. A network of your own is wrapped in Python
+(metalib.wrap_model). With metalib.add_models in a file, which the environment
+variable METALIB_MODELS names, it has a name here, too; see the tutorial.
 """
 
 MODELS = """\
@@ -67,8 +70,19 @@ examples:
   metalib check zoo/resnet-robust-0
   metalib check torchvision/resnet50
 
-It prints the stages in the order of execution, their shapes, and whether a
-null distribution ships with each: without one, judge needs --null-images.
+It prints the stages in the order of execution, their shapes, and whether there
+is a null distribution for each: without one, judge needs --null-images, or
+metalib null is called first.
+"""
+
+NULL = """\
+examples:
+  metalib null torchvision/resnet50 photographs
+  metalib null mine/small photographs --stages layer1 fc
+
+A metamer has to be more like its reference than any two unrelated natural
+images are like each other. Those similarities are computed once, kept in the
+folder nulls of METALIB_DATA, and found from then on.
 """
 
 GENERATE = f"""\
@@ -151,9 +165,19 @@ def _check(options: argparse.Namespace) -> int:
     print(pd.DataFrame({
         "stage": model.stages,
         "shape": [" x ".join(map(str, model.shapes[stage])) for stage in model.stages],
-        "null": ["ships" if stage in shipped else "none" for stage in model.stages],
+        "null": ["there" if stage in shipped else "none" for stage in model.stages],
     }).to_string(index=False))
     print(f"{model.name} behaves as metamers need it to; it takes images of {_size(model)} pixels")
+    return 0
+
+
+def _null(options: argparse.Namespace) -> int:
+    model = load_model(options.name, device=options.device, allow_pickle=options.allow_pickle)
+    images = load_images(_source(options.images), size=model.input_size, n=options.n)
+    path = keep_nulls(model, images, stages=options.stages, pairs=options.pairs)
+    for stage in options.stages or model.stages:
+        print(load_null(model, stage))
+    print(f"kept in {path}")
     return 0
 
 
@@ -234,7 +258,8 @@ def _ships(model: Model, stage: str) -> None:
     """Raise a ValueError unless a null ships with the model."""
     if stage not in shipped_stages(model.name):
         raise ValueError(f"no null distribution ships with {model.name}, {stage}: pass "
-                         "--null-images, best some thousand natural images")
+                         "--null-images, best some thousand natural images, or once for all call "
+                         f"metalib null {model.name} IMAGES")
 
 
 def _source(images: str) -> str:
@@ -278,11 +303,25 @@ def _parser() -> argparse.ArgumentParser:
                        help="unpickle its checkpoint, which runs whatever code it contains")
     check.add_argument("--device", default="cpu", help="where to compute, default %(default)s")
 
+    _add_null(add("null", "keep what unrelated images share, for judging", NULL, _null))
     _add_generate(add("generate", "make metamers of one network at one stage", GENERATE, _generate))
     _add_judge(add("judge", "say which of the images in a folder are metamers", JUDGE, _judge))
     add("run", "make metamers from a recipe, see metalib run --help", "")
     add("sweep", "compute a grid of runs, see metalib sweep --help", "")
     return parser
+
+
+def _add_null(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="a name that metalib models lists")
+    parser.add_argument("images", help=SOURCES_OF_IMAGES)
+    parser.add_argument("--stages", nargs="+", metavar="STAGE",
+                        help="stages that metalib check lists, default all")
+    parser.add_argument("--n", type=count, help="how many images to take, default all")
+    parser.add_argument("--pairs", type=count, default=1_000_000,
+                        help="pairs of images, at most; default %(default)s")
+    parser.add_argument("--allow-pickle", action="store_true",
+                        help="unpickle its checkpoint, which runs whatever code it contains")
+    parser.add_argument("--device", default="cpu", help="where to compute, default %(default)s")
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:

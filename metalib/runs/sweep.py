@@ -65,7 +65,7 @@ import torch
 from metalib import loading
 from metalib.devices import device_of
 from metalib.identity import code_behind
-from metalib.models.registry import missing_files, null_file, source_of
+from metalib.models.registry import load_model, missing_files, null_file, source_of
 from metalib.plain import kinds_of, whole
 from metalib.progress import bar
 from metalib.runs import notebooks
@@ -76,6 +76,7 @@ from metalib.store import (
     address_of,
     atomic_write,
     code_hash,
+    fingerprint,
     load_table,
     provenance,
     save_table,
@@ -367,7 +368,10 @@ def _texts(value: Any) -> set[str]:
 
 @functools.cache
 def _weights_hash(name: str) -> str | None:
-    """SHA-256 of the files of a model and its nulls, or None for a string that names no model."""
+    """SHA-256 of the files of a model and its nulls, or None for a string that names no model.
+
+    A model that the user added has no files that are known: its content stands for them.
+    """
     found = source_of(name)
     if found is None:
         return None
@@ -378,7 +382,9 @@ def _weights_hash(name: str) -> str | None:
             f"metalib.load_model({name!r}) once, so that their hash is known and workers do not "
             "all download them")
     files = [*source.files(rest), *filter(None, [null_file(name)])]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    content = [fingerprint(load_model(name)).encode()] if source.added else []
+    return hashlib.sha256(
+        b"".join([*content, *(path.read_bytes() for path in files)])).hexdigest()
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from metalib.data import ImageSet, load_images, stratified
 from metalib.devices import device_of
-from metalib.evaluation.nulls import null_distribution
+from metalib.evaluation.nulls import null_distribution, save_nulls
 from metalib.generation.compute import keep_freed_memory
 from metalib.labels import places
 from metalib.models import zoo
@@ -428,13 +428,7 @@ def publish(
 
     distributions = [null_distribution(model, stage, test_images, keep_copies=True).thinned()
                      for stage in model.stages]
-    tensors = {f"{null.about['stage']}/{metric}": torch.from_numpy(values)
-               for null in distributions for metric, values in null.values.items()}
-    first = distributions[0]
-    about = {"weights_sha256": card["sha256"], "pairs": str(first.pairs),
-             "images": first.about["images"], "seed": str(first.about["seed"])}
-    save_atomically(zoo.null_file(name), lambda path: save_file(
-        tensors | {"order": torch.from_numpy(first.order)}, path, about))
+    save_nulls(zoo.null_file(name), distributions, {"weights_sha256": card["sha256"]})
     print(f"{name}: {100 * card['test_accuracy']:.2f} % correct, "
           f"{100 * card['robust_accuracy']['value']:.2f} % under attack")
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from metalib import labels
 from metalib.models.model import Model
-from metalib.models.registry import SOURCES, Source, full_name
+from metalib.models.sources import SOURCES, Source, full_name
 from metalib.models.weights import load_weights
 from metalib.models.wrap import wrap_model
 from metalib.models.zoo.architectures import ARCHITECTURES, PHOTO_ARCHITECTURES, STAGES
