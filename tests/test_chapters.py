@@ -9,7 +9,7 @@ import pytest
 from conftest import small_network
 
 from metalib import chapters, wrap_model
-from metalib.models.registry import SOURCES, Source
+from metalib.models.sources import SOURCES, Source
 from metalib.runs.documents import read_yaml
 
 ROOT = Path(__file__).parents[1]

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import small_network
+from torch import nn
 
 import metalib
 from metalib import load_images, load_model, load_null, null_distribution, nulls
 from metalib.models import sources
 from metalib.models.registry import null_file
 from metalib.runs import command
-from metalib.runs.sweep import _weights_hash, sweep
+from metalib.runs.sweep import _weights_hash, sweep, whole_values
+from metalib.runs.tasks import generation
 from metalib.store import fingerprint
 
 FILE = """
@@ -163,6 +166,22 @@ def test_cells_of_a_sweep_know_its_weights_and_null(samples, scheduler, tmp_path
         table = sweep(**study)
     assert "other weights" in Path(table.attrs["failed"][0]["see"]).read_text()
     _weights_hash.cache_clear()
+
+
+def test_tasks_make_images_of_the_size_that_a_network_takes(samples):
+    def load(name):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 4, 3, stride=4), nn.Flatten(), nn.Linear(4 * 12 * 12, 5)
+        return metalib.wrap_model(nn.Sequential(*layers), stages=["0", "2"], input_size=48)
+
+    metalib.add_models("large", ["one"], load)
+    nulls.keep_nulls("large/one", load_images("cifar10-samples", size=48))
+    assert len(generation("large/one", "0", n_images=2, steps=3)) == 2
+    cell = {"stage": "0", "n_images": 2, "steps": 3}
+    assert whole_values(generation, cell | {"model": "large/one"})["size"] == 48
+    assert whole_values(generation, cell | {"model": "zoo/vgg-robust-0"})["size"] == 32
+    with pytest.raises(ValueError, match="48"):
+        generation("large/one", "0", n_images=2, size=32)
 
 
 # --- Nulls that are kept --------------------------------------------------------------------------

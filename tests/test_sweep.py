@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from metalib import generate, judge, load_images, load_model, load_null, store, transfer_study
-from metalib.models.registry import SOURCES
+from metalib.models.sources import SOURCES, Source
 from metalib.runs.sweep import collect, main, sweep
 
 ROOT = Path(__file__).parents[1]
@@ -117,9 +117,8 @@ def test_addresses_change_with_all_that_matters_and_with_nothing_else(tmp_path, 
     for content in (b"a", b"b", b"a"):
         weights.write_bytes(content)
         module._weights_hash.cache_clear()
-        monkeypatch.setitem(SOURCES, "torchvision", type("Files", (), {
-            "names": lambda: ["alexnet"], "files": lambda name: [weights],
-            "nulls": lambda name: None}))
+        monkeypatch.setitem(SOURCES, "torchvision", Source(
+            lambda: ["alexnet"], load_model, lambda name: [weights]))
         hashes.append(address(**model))
     module._weights_hash.cache_clear()
     assert hashes[0] == hashes[2] != hashes[1]

@@ -6,6 +6,7 @@
 
 import difflib
 import fnmatch
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,17 @@ def source_of(name: str) -> tuple[Source, str] | None:
     prefix, _, rest = name.partition("/")
     source = sources().get(prefix)
     return (source, rest) if source and rest in source.names() else None
+
+
+@functools.lru_cache(maxsize=100)
+def size_of(name: str) -> int | tuple[int, int]:
+    """The size of the images that a model takes, as its `input_size`.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as `load_model`.
+    """
+    source, rest = known_source(name)
+    return source.size(rest) or load_model(name).input_size
 
 
 def null_file(name: str) -> Path | None:

@@ -34,7 +34,7 @@ def _no_files(_name: str) -> list[Path]:
     return []
 
 
-def _no_nulls(_name: str) -> None:
+def _nothing(_name: str) -> None:
     return None
 
 
@@ -49,13 +49,15 @@ class Source:
         files: the files that a model needs; those that are missing are downloaded on loading.
         nulls: the file of null distributions that comes with a model, or None
             (see `metalib.evaluation.nulls`).
+        size: the size of the images that a model takes, or None where it has to be loaded for it.
         added: by the user, see `add_models`.
     """
 
     names: Callable[[], list[str]]
     load: Callable[..., Model]
     files: Callable[[str], list[Path]] = _no_files
-    nulls: Callable[[str], Path | None] = _no_nulls
+    nulls: Callable[[str], Path | None] = _nothing
+    size: Callable[[str], int | None] = _nothing
     added: bool = False
 
 

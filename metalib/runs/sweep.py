@@ -332,12 +332,13 @@ def task_code(task: Task) -> str:
 
 
 def whole_values(task: Task, values: dict[str, Any]) -> dict[str, Any]:
-    """Values with the defaults of the task's other parameters."""
+    """Values with the defaults of the task's other parameters, as the task fills them in."""
     if _is_notebook(task):
         return values
-    bound = inspect.signature(function_of(task)).bind(**values)
+    function = function_of(task)
+    bound = inspect.signature(function).bind(**values)
     bound.apply_defaults()
-    return bound.arguments
+    return getattr(function, "filled", dict)(bound.arguments)
 
 
 def _ask_the_task(task: Task, cells: Sequence[dict[str, Any]], *, here: bool) -> None:

@@ -118,4 +118,4 @@ def null_file(name: str) -> Path:
     return FOLDER / f"{name}.null.safetensors"
 
 
-SOURCES["zoo"] = Source(names, load, files, null_file)
+SOURCES["zoo"] = Source(names, load, files, null_file, lambda name: part_of(name).side)

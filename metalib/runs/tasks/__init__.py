@@ -6,6 +6,8 @@ first one is computed.
     task: metalib.tasks:transfer
     grid: {generator: [zoo/vgg-standard-0, zoo/vgg-robust-0], stage: [group1, group3]}
     parameters: {observers: [zoo/resnet-standard-0], n_images: 10}
+
+Without a `size`, images have that which the network takes, or the first of several.
 """
 
 from metalib.runs.tasks.checks import checked_by

@@ -1,36 +1,53 @@
 """What tasks ask before they compute, and what they keep."""
 
 import functools
+import inspect
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 
 from metalib.data import ImageSet, load_images
 from metalib.evaluation.inventory import Entry, Loader
+from metalib.models.registry import size_of
 from metalib.plain import whole
 
 Task = TypeVar("Task", bound=Callable)
 
 
-def checked_by(check: Callable[..., object]) -> Callable[[Task], Task]:
+def checked_by(check: Callable[..., object], sized_by: str = "") -> Callable[[Task], Task]:
     """Give a task a check, which `sweep` calls for every cell before it computes the first one.
 
     Args:
         check: a function of the task's keywords, defaults included, that raises a ValueError where
             they are wrong; what it returns is ignored.
+        sized_by: the argument that names the network, or the first of several, whose size of
+            images stands for a `size` of None.
     """
+    def filled(values: dict[str, Any]) -> dict[str, Any]:
+        if not sized_by or values.get("size") is not None:
+            return values
+        names = values[sized_by]
+        return values | {"size": size_of(names if isinstance(names, str) else next(iter(names)))}
+
     def give(task: Task) -> Task:
-        vars(task)["check"] = check
-        return task
+        @functools.wraps(task)
+        def run(*given: Any, **named: Any) -> Any:
+            bound = inspect.signature(task).bind(*given, **named)
+            bound.apply_defaults()
+            bound.arguments.update(filled(bound.arguments))
+            return task(*bound.args, **bound.kwargs)
+
+        vars(run).update(check=check, filled=filled)
+        return cast(Task, run)
 
     return give
 
 
 @functools.lru_cache(maxsize=4)
 def known(
-    image_set: str, split: str | None, n_images: int, size: int, allow_pickle: bool = False,
+    image_set: str, split: str | None, n_images: int, size: int | None, allow_pickle: bool = False,
     cards: str = "{}",
 ) -> tuple[ImageSet, Loader]:
     """Images, and what has been found out about models that are to take them."""

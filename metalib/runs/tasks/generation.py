@@ -32,7 +32,8 @@ def check_generation(
 
 
 def references(
-    image_set: str, split: str | None, n_images: int, size: int, seed: int, first: int,
+    image_set: str, split: str | None, n_images: int, size: int | None, seed: int,
+    first: int,
 ) -> ImageSet:
     """The `first` of `n_images` references, or with 0 all of them.
 
@@ -43,11 +44,12 @@ def references(
     return images[:first] if first else images
 
 
-@checked_by(check_generation)
+@checked_by(check_generation, sized_by="model")
 def generation(
     model: str, stage: str, optimizer: Any = "spectral_lbfgs", image_set: str = "cifar10-samples",
-    split: str | None = None, n_images: int = 20, size: int = 32, steps: int = 200, seed: int = 0,
-    until_passed: bool = True, check_every: int = 5, device: str = "cpu", first: int = 0,
+    split: str | None = None, n_images: int = 20, size: int | None = None, steps: int = 200,
+    seed: int = 0, until_passed: bool = True, check_every: int = 5, device: str = "cpu",
+    first: int = 0,
 ) -> pd.DataFrame:
     """Make metamers of one model at one stage and judge them.
 

@@ -83,12 +83,12 @@ def check_joint(
     whole("first", first, 0, n_images)
 
 
-@checked_by(check_joint)
+@checked_by(check_joint, sized_by="models")
 def joint(
     draw: int, models: Sequence[str], members: Sequence[int] = (2, 4), part: int = 0,
     parts: int = 1, efforts: Sequence[int] = (30, 60, 120), most: int = 480, singles: int = 4,
     stage: str = "group3", image_set: str = "cifar10-samples", split: str | None = None,
-    n_images: int = 10, size: int = 32, seed: int = 0, first: int = 0,
+    n_images: int = 10, size: int | None = None, seed: int = 0, first: int = 0,
 ) -> pd.DataFrame:
     """Joint metamers of a draw of members, and images to compare them with, shown to others.
 
@@ -205,11 +205,11 @@ def check_partners(
     whole("first", first, 0, n_images)
 
 
-@checked_by(check_partners)
+@checked_by(check_partners, sized_by="models")
 def partners(
     network: str, models: Sequence[str], steps: int = 60, stage: str = "group3",
     image_set: str = "cifar10-samples", split: str | None = None, n_images: int = 10,
-    size: int = 32, seed: int = 0, first: int = 0,
+    size: int | None = None, seed: int = 0, first: int = 0,
 ) -> pd.DataFrame:
     """Metamers of a network with a partner of each kind, shown to networks of other architectures.
 
@@ -287,11 +287,11 @@ def check_prices(
     whole("first", first, 0, n_images)
 
 
-@checked_by(check_prices)
+@checked_by(check_prices, sized_by="models")
 def prices(
     draw: int, members: int, models: Sequence[str], combine: str = "worst", limit: int = 500,
     stage: str = "group3", image_set: str = "cifar10-samples", split: str | None = None,
-    n_images: int = 10, size: int = 32, seed: int = 0, first: int = 0,
+    n_images: int = 10, size: int | None = None, seed: int = 0, first: int = 0,
 ) -> pd.DataFrame:
     """Evaluations until an image passes for the first so many members of a draw.
 
@@ -319,11 +319,11 @@ def check_pairs(*, network: str, **options: Any) -> None:
         raise ValueError(f"{network} is none of the models")
 
 
-@checked_by(check_pairs)
+@checked_by(check_pairs, sized_by="models")
 def pairs(
     network: str, models: Sequence[str], combine: str = "worst", limit: int = 500,
     stage: str = "features", image_set: str = "cifar10-samples", split: str | None = None,
-    n_images: int = 10, size: int = 32, seed: int = 0, first: int = 0,
+    n_images: int = 10, size: int | None = None, seed: int = 0, first: int = 0,
 ) -> pd.DataFrame:
     """Evaluations until an image passes for a network and another one, as in `prices`.
 

@@ -30,11 +30,11 @@ def check_match(
     whole("first", first, 0, n_images)
 
 
-@checked_by(check_match)
+@checked_by(check_match, sized_by="model")
 def match(
     model: str, stage: str, optimizer: Any = "spectral_lbfgs", image_set: str = "cifar10-samples",
-    split: str | None = None, n_images: int = 10, size: int = 32, steps: int = 480, seed: int = 0,
-    noted_at: Sequence[int] = (), device: str = "cpu", first: int = 0,
+    split: str | None = None, n_images: int = 10, size: int | None = None, steps: int = 480,
+    seed: int = 0, noted_at: Sequence[int] = (), device: str = "cpu", first: int = 0,
 ) -> pd.DataFrame:
     """How well the activations of metamers match those of their references, by evaluations.
 

@@ -38,10 +38,10 @@ def check_representation(
     whole("steps", steps, 1)
 
 
-@checked_by(check_representation)
+@checked_by(check_representation, sized_by="generator")
 def representation(
     generator: str, matched: str, observer: str, image_set: str = "cifar10-samples",
-    split: str | None = None, n_images: int = 20, references: int = 20, size: int = 32,
+    split: str | None = None, n_images: int = 20, references: int = 20, size: int | None = None,
     steps: int = 60, draws: int = 59, permutations: int = 9999, seed: int = 0,
 ) -> pd.DataFrame:
     """The representation test of one generator's metamers in one observer.
@@ -78,7 +78,7 @@ def representation(
 @functools.lru_cache(maxsize=2)  # the cells of one generator and stage follow each other
 def _made(
     generator: str, matched: str, image_set: str, split: str | None, n_images: int,
-    references: int, size: int, steps: int, seed: int,
+    references: int, size: int | None, steps: int, seed: int,
 ) -> tuple[ImageSet, ImageSet, Tensor]:
     """Natural images, the references among them, and their metamers."""
     natural = load_images(image_set, split=split, n=n_images, seed=seed, size=size)

@@ -37,11 +37,11 @@ def check_seeing(
     whole("first", first, 0, n_images)
 
 
-@checked_by(check_seeing)
+@checked_by(check_seeing, sized_by="network")
 def inversions(
     network: str, stage: str, models: Sequence[str], weights: Mapping[str, float],
     steps: int = 60, image_set: str = "cifar10-samples", split: str | None = None,
-    n_images: int = 10, size: int = 32, seed: int = 0, first: int = 0,
+    n_images: int = 10, size: int | None = None, seed: int = 0, first: int = 0,
 ) -> pd.DataFrame:
     """Images with the activations of photographs: with a prior, and without one from two starts.
 
@@ -84,11 +84,11 @@ def _looked_at(
         others=np.mean(right, axis=0) if right else np.nan)
 
 
-@checked_by(check_seeing)
+@checked_by(check_seeing, sized_by="network")
 def confidence(
     network: str, stage: str, models: Sequence[str], steps: int = 40,
     image_set: str = "cifar10-samples", split: str | None = None, n_images: int = 20,
-    size: int = 32, seed: int = 0, first: int = 0,
+    size: int | None = None, seed: int = 0, first: int = 0,
 ) -> pd.DataFrame:
     """How sure networks are of the metamers of one network and stage, and of their controls.
 
@@ -126,10 +126,10 @@ def check_photographs(
     whole("noises", noises, 0, n_images)
 
 
-@checked_by(check_photographs)
+@checked_by(check_photographs, sized_by="observer")
 def photographs(
     observer: str, image_set: str = "cifar10-samples", split: str | None = None,
-    n_images: int = 20, size: int = 32, seed: int = 1, noises: int = 20, first: int = 0,
+    n_images: int = 20, size: int | None = None, seed: int = 1, noises: int = 20, first: int = 0,
 ) -> pd.DataFrame:
     """How sure a network is of photographs, and of noise.
 

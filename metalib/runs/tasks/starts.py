@@ -44,7 +44,7 @@ def kind_of(start: str) -> tuple[str, dict[str, float]]:
 
 
 @functools.lru_cache(maxsize=1)
-def pool_of(image_set: str, split: str | None, size: int, seed: int) -> ImageSet:
+def pool_of(image_set: str, split: str | None, size: int | None, seed: int) -> ImageSet:
     """Images from which starts are drawn: at most 1,000, the same for all cells."""
     try:
         return load_images(image_set, split=split, n=1000, seed=seed, size=size)
@@ -52,12 +52,12 @@ def pool_of(image_set: str, split: str | None, size: int, seed: int) -> ImageSet
         return load_images(image_set, split=split, size=size)
 
 
-@checked_by(check_starts)
+@checked_by(check_starts, sized_by="model")
 def starts(
     model: str, stage: str, start: str, observer: str, optimizer: Any = "spectral_lbfgs",
     image_set: str = "cifar10-samples", split: str | None = None, n_images: int = 20,
-    size: int = 32, steps: int = 200, seed: int = 0, check_every: int = 1, device: str = "cpu",
-    first: int = 0,
+    size: int | None = None, steps: int = 200, seed: int = 0, check_every: int = 1,
+    device: str = "cpu", first: int = 0,
 ) -> pd.DataFrame:
     """Make metamers from one kind of start until they pass, beside perturbed references.
 

@@ -45,11 +45,11 @@ def check_transfer(
     whole("steps", steps, 1)
 
 
-@checked_by(check_transfer)
+@checked_by(check_transfer, sized_by="generator")
 def transfer(
     generator: str, stage: str | float, observers: Sequence[str] = (),
     image_set: str = "cifar10-samples", split: str | None = None, n_images: int = 20,
-    size: int = 32, null_set: str | None = None, null_images: int = 2000, steps: int = 60,
+    size: int | None = None, null_set: str | None = None, null_images: int = 2000, steps: int = 60,
     seed: int = 0, cards: dict[str, dict[str, Any]] | None = None, allow_pickle: bool = False,
     device: str = "cpu", generation: dict[str, Any] | None = None, controls: bool = True,
     correspondences: Sequence[str] = ("name",), correspondence_set: str | None = None,
@@ -103,10 +103,11 @@ def check_copies(
     whole("first", first, 0, n_images)
 
 
-@checked_by(check_copies)
+@checked_by(check_copies, sized_by="observer")
 def copies(
     observer: str, stages: Sequence[str] = (), image_set: str = "cifar10-samples",
-    split: str | None = None, n_images: int = 20, size: int = 32, seed: int = 0, first: int = 0,
+    split: str | None = None, n_images: int = 20, size: int | None = None, seed: int = 0,
+    first: int = 0,
 ) -> pd.DataFrame:
     """Positive controls of a transfer study: what an observer makes of copies of the references.
 
