@@ -88,10 +88,11 @@ book/_static/explore/data.js: book/explore.py $(CODE) .venv/ready
 		$(BIN)/playwright install chromium
 	touch $@
 
-.venv/ready: requirements.txt pyproject.toml
+.venv/ready: requirements.txt pyproject.toml metalib/people/package-lock.json
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "metalib needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	@echo "Installing into .venv: some minutes and 7 GB, of which torch and the libraries of NVIDIA are the largest part"
 	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/npm ci --no-update-notifier --prefix metalib/people
 	touch $@

@@ -1,4 +1,4 @@
-"""The command `metalib`: models, check, null, generate, judge, run and sweep from a shell.
+"""The command `metalib`: models, check, null, generate, judge, experiment, run and sweep.
 
     metalib generate zoo/vgg-robust-0 group3 photographs run --steps 500
     metalib judge run
@@ -28,6 +28,7 @@ from metalib.generation.optimizers import OPTIMIZERS
 from metalib.generation.starts import STARTS
 from metalib.models import Model, list_models, load_model
 from metalib.models.check import check_model
+from metalib.people import experiment
 from metalib.runs import recipe, sweep
 from metalib.runs.options import count
 from metalib.store import fingerprint
@@ -50,6 +51,7 @@ examples:
                                                  # share: needed to judge
   metalib generate zoo/vgg-robust-0 group3 photographs run
   metalib judge run --output table.csv           # which of them are metamers?
+  metalib experiment photographs site run        # ask people what they see
   metalib run recipe.yml run                     # all that generate can do
   metalib sweep study.yml study                  # a grid of runs
 
@@ -110,6 +112,17 @@ examples:
 An image passes by the published criterion: it gets the class of its
 reference, and its activations are as similar to those of the reference as no
 random pair of natural images is.
+"""
+
+
+EXPERIMENT = """\
+examples:
+  metalib experiment cifar10-samples site run1 run2 --design design.yml
+  metalib experiment photographs site run --consent consent.md
+
+run1 and run2 are folders that metalib generate has left: the conditions. The
+folder site then holds a page that runs from a file or any static server. The
+design is YAML, such as: {image: 300, practice: 8, screening: 8, catch: 10}
 """
 
 
@@ -225,6 +238,21 @@ def _judge(options: argparse.Namespace) -> int:
     return 0
 
 
+def _experiment(options: argparse.Namespace) -> int:
+    made = {folder.name: files.load(folder) for folder in options.runs}
+    if len(made) < len(options.runs):
+        raise ValueError("two of the folders have the same name, which is that of a condition")
+    size: Any = tuple(next(iter(made.values())).references.shape[-2:])
+    images = load_images(_source(options.images), size=size, n=options.n)
+    practice = load_images(_source(options.practice), size=size) if options.practice else None
+    design = yaml.safe_load(options.design.read_text()) if options.design else None
+    page = experiment(made, images, options.folder, design=design, practice=practice,
+                      consent=options.consent, instructions=options.instructions,
+                      debriefing=options.debriefing, overwrite=options.overwrite)
+    print(f"open {page}")
+    return 0
+
+
 def _judges(made: dict, model: str | None, stage: str | None) -> list[tuple[str, str]]:
     """Names of models and stages by which to judge: those of the recipe, or others."""
     pairs = list(zip(made.get("models", ()), made.get("stages", ())))
@@ -306,6 +334,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_null(add("null", "keep what unrelated images share, for judging", NULL, _null))
     _add_generate(add("generate", "make metamers of one network at one stage", GENERATE, _generate))
     _add_judge(add("judge", "say which of the images in a folder are metamers", JUDGE, _judge))
+    _add_experiment(add("experiment", "write the metamer test for people", EXPERIMENT,
+                        _experiment))
     add("run", "make metamers from a recipe, see metalib run --help", "")
     add("sweep", "compute a grid of runs, see metalib sweep --help", "")
     return parser
@@ -358,6 +388,20 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE",
                         help="write the whole table as CSV, too")
     parser.add_argument("--device", default="cpu", help="where to compute, default %(default)s")
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", help=f"the references: {SOURCES_OF_IMAGES}")
+    parser.add_argument("folder", type=Path, help="where the experiment is written")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="run",
+                        help="folders that generate, run or save left; each is a condition")
+    parser.add_argument("--n", type=count, help="how many references were taken, default all")
+    parser.add_argument("--design", type=Path, metavar="FILE", help="durations and so on, as YAML")
+    parser.add_argument("--practice", metavar="IMAGES",
+                        help="natural images for practice and screening, default some references")
+    for page in ("consent", "instructions", "debriefing"):
+        parser.add_argument(f"--{page}", type=Path, metavar="FILE", help="a page in Markdown")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier experiment")
 
 
 def _plain(text: str) -> Any:
