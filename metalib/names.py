@@ -20,6 +20,8 @@ MODULES = {
     "conformance": "models.check",
     "external": "models.public",
     "stages": "models.stages",
+    "texture": "models.texture",
+    "windows": "models.windows",
     "zoo": "models.zoo",
     "zoo.architectures": "models.zoo.architectures",
     "zoo.train": "runs.train_zoo",
