@@ -10,8 +10,10 @@ the end. Ethics approval and consent are the researcher's.
 
 from metalib.people.design import Design
 from metalib.people.export import experiment
+from metalib.people.judgements import cifar10h
 from metalib.people.made_up import precision, simulated
 from metalib.people.networks import take
 from metalib.people.reading import Exclusions, read
 
-__all__ = ["Design", "Exclusions", "experiment", "precision", "read", "simulated", "take"]
+__all__ = ["Design", "Exclusions", "cifar10h", "experiment", "precision", "read", "simulated",
+           "take"]
