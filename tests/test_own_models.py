@@ -129,17 +129,22 @@ def test_a_file_that_fails_is_named(mine, text, message, capsys):
         assert "METALIB_MODELS" in said and message in said and said.count("\n") == 1
 
 
-def test_commands_find_it(mine, tmp_path):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "metalib.runs.command", *arguments], cwd=tmp_path, check=True,
-            capture_output=True, text=True, timeout=120).stdout
+def test_commands_find_it(mine, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
 
-    assert "1 x 8" not in run("check", "mine/2") and "none" in run("check", "mine/2")
+    def run(*arguments):
+        assert command.main(arguments) == 0
+        return capsys.readouterr().out
+
+    assert "none" in run("check", "mine/2")
     assert "380 pairs of 20 of cifar10-samples" in run("null", "mine/2", "cifar10-samples")
     run("generate", "mine/2", "1", "cifar10-samples", "out", "--n", "2", "--steps", "4", "--stop",
         "criterion")
     assert "mine/2, 1: " in run("judge", "out")
+    of_another_process = subprocess.run(
+        [sys.executable, "-m", "metalib.runs.command", "check", "mine/2"], check=True, text=True,
+        capture_output=True, timeout=120).stdout
+    assert "there" in of_another_process
 
 
 # --- Cells know a network by its content ----------------------------------------------------------

@@ -73,12 +73,14 @@ def studies(count, participants, images, **options):
         yield simulated(PLANTED, participants, images, seed=seed, **options)
 
 
-@pytest.mark.parametrize("participants, images, spreads", [
-    (24, 40, {}), (60, 24, {"spread_people": 1.0}), (12, 60, {"spread_images": 0.3})])
-def test_intervals_hold_what_was_planted_and_tests_keep_their_level(participants, images, spreads):
-    """Five hundred studies of each kind; "late" and "same" do not differ."""
+@pytest.mark.parametrize("count, participants, images, spreads", [
+    (500, 24, 40, {}), (200, 60, 24, {"spread_people": 1.0}),
+    (200, 12, 60, {"spread_images": 0.3})])
+def test_intervals_hold_what_was_planted_and_tests_keep_their_level(
+        count, participants, images, spreads):
+    """Of 500 studies .93 at least, of 200 .92, by chance; "late" and "same" do not differ."""
     held, differ, rejected = [], [], []
-    for made in studies(500, participants, images, **spreads):
+    for made in studies(count, participants, images, **spreads):
         shares = accuracy(made)
         truth = pd.Series(PLANTED)[shares.index]
         held.append((shares["low"] <= truth) & (truth <= shares["high"]))
@@ -86,9 +88,9 @@ def test_intervals_hold_what_was_planted_and_tests_keep_their_level(participants
         differ.append((gaps["low"].loc["early"] <= 0.3) & (0.3 <= gaps["high"].loc["early"]))
         rejected.append(gaps["p"]["same"] < 0.05)
     coverage = np.mean(held, axis=0)
-    assert (coverage >= 0.93).all(), coverage
-    assert np.mean(differ) >= 0.93
-    low, high = stats.binom.interval(0.99, 500, 0.05)
+    assert (coverage >= (0.93 if count == 500 else 0.92)).all(), coverage
+    assert np.mean(differ) >= 0.92
+    low, high = stats.binom.interval(0.99, count, 0.05)
     assert np.sum(rejected) <= high, (np.sum(rejected), low, high)
 
 

@@ -95,15 +95,16 @@ def log_polar(
     step = 2 * math.log2((scale + math.sqrt(scale ** 2 + 4)) / 2)  # of rings, in octaves
     angle = torch.atan2(rows, columns)
     turn = 2 * math.pi / around
+    off = [torch.remainder(angle - turn * (place + 0.25) + math.pi, 2 * math.pi) - math.pi
+           for place in range(around)]
+    sectors = [_raised_cosine(one / turn) for one in off]
     found = []
     for ring in range(math.ceil(float(octaves.max()) / step) + 1):
         radial = _raised_cosine(octaves / step - (ring + 1))
         if not radial.any():
             continue
-        for place in range(around):
-            off = torch.remainder(angle - turn * (place + 0.25) + math.pi, 2 * math.pi) - math.pi
-            found.append(_raised_cosine(off / turn) * radial)
-    return _windows(torch.stack([one for one in found if one.any()]), {
+        found += [window for sector in sectors if (window := sector * radial).any()]
+    return _windows(torch.stack(found), {
         "layout": f"log-polar, scale {scale:g}", "scale": scale, "aspect": aspect,
         "fixation": (row, column)})
 
