@@ -61,7 +61,7 @@ def read(
     """Read the files that participants have saved, and leave out what was declared beforehand.
 
     Args:
-        files: a folder of CSV files, a pattern such as "answers/*.csv", or files.
+        files: a folder of CSV files, a pattern such as ``answers/*.csv``, or files.
         exclusions: an `Exclusions`, a dict of what differs from its defaults, or a YAML file of
             such a dict; None takes the defaults.
 
