@@ -3,7 +3,8 @@
 `STARTS` names them, and `generate(..., start=("blend", {"fraction": 0.3}))` sets their options.
 
 Some know nothing of the reference (noise, uniform, grey, pink, other_class), some a little
-(same_class: its class; phase_scrambled: its spectrum), some most of it (blurred, blend,
+(same_class: its class; phase_scrambled: its spectrum; one_pass: its spectrum around each place),
+some most of it (blurred, blend,
 perturbed). A metamer that begins near its reference is likely to end near it, and has to be
 compared with a mere `perturbation` at the same distance.
 
@@ -20,6 +21,7 @@ from torch import Generator, Tensor
 from torchvision.transforms import functional as transforms
 
 from metalib.data import ImageSet, pixels, to_bytes
+from metalib.generation.local_statistics import layout_of, matched
 from metalib.generation.spectra import falling, weighed
 from metalib.metrics import rms_distance
 
@@ -122,10 +124,24 @@ def perturbed(reference: Tensor, label: int, generator: Generator, *, std: float
     return reference + std * torch.randn(reference.shape, generator=generator)
 
 
+def one_pass(
+    reference: Tensor, label: int, generator: Generator, *, scale: float | None = None,
+    fixation: tuple[float, float] | None = None, count: int = 4,
+) -> Tensor:
+    """Noise with the local statistics of the reference, see `metalib.generation.feedforward`.
+
+    They are taken in `count` by `count` equal windows, or with a `scale` in log-polar windows
+    around the `fixation` (row, column).
+    """
+    windows = layout_of(tuple(reference.shape[1:]), scale, fixation, count)
+    return matched(reference, torch.randn(reference.shape, generator=generator), windows)
+
+
 STARTS: dict[str, Callable[..., Tensor]] = {
     "noise": noise, "uniform": uniform, "grey": grey, "pink": pink,
     "phase_scrambled": phase_scrambled, "blurred": blurred, "blend": blend,
-    "same_class": same_class, "other_class": other_class, "perturbed": perturbed}
+    "same_class": same_class, "other_class": other_class, "perturbed": perturbed,
+    "one_pass": one_pass}
 
 
 def start_images(

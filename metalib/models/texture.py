@@ -72,7 +72,7 @@ class PooledStatistics(nn.Module):
             raise ValueError(f"width is odd, not {width}")
         self.scales, self.orientations, self.reach, self.grain = (
             scales, orientations, width // 2, grain)
-        self.pyramid = _plenoptic().SteerablePyramidFreq(
+        self.pyramid = plenoptic_parts().SteerablePyramidFreq(
             sides, height=scales, order=orientations - 1, is_complex=True)
         size = []
         for level in range(scales + 1):
@@ -187,7 +187,7 @@ class PooledStatistics(nn.Module):
         for level in range(self.scales - 1, -1, -1):
             image = image + self.pyramid.recon_pyr(coefficients, levels=[level])
             found.append(image)
-        return [_plenoptic().shrink(one, 2 ** level) * 4 ** level if level else one
+        return [plenoptic_parts().shrink(one, 2 ** level) * 4 ** level if level else one
                 for level, one in enumerate(reversed(found))]
 
     def _autocorrelations(self, scales: Sequence[Tensor], variances: Sequence[Tensor]) -> Tensor:
@@ -223,8 +223,8 @@ class PooledStatistics(nn.Module):
         """Correlations with the next coarser scale, of magnitudes and of parts; pair, scale."""
         of_magnitudes, of_parts = [], []
         for level in range(self.scales - 1):
-            doubled = _plenoptic().expand(bands[level + 1], 2) / 4.0
-            doubled = _plenoptic().modulate_phase(doubled, 2)
+            doubled = plenoptic_parts().expand(bands[level + 1], 2) / 4.0
+            doubled = plenoptic_parts().modulate_phase(doubled, 2)
             size, real = self._centred(doubled.abs(), level), bands[level].real
             of_magnitudes.append(self._correlations(
                 magnitudes[level], size, variances[level], level))
@@ -334,7 +334,7 @@ def texture_model(
 
 
 @functools.cache
-def _plenoptic() -> types.SimpleNamespace:
+def plenoptic_parts() -> types.SimpleNamespace:
     """What is used of plenoptic, under one name."""
     try:
         pyramid = importlib.import_module("plenoptic.process.steerable_pyramid_freq")

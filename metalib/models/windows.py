@@ -47,6 +47,15 @@ class Windows:
         """(n,), of circles with the windows' areas, in pixels."""
         return 2 * (self.weights.sum((1, 2)) / math.pi).sqrt()
 
+    def local_means(self, maps: Tensor, factor: int = 1) -> Tensor:
+        """Local means (B, C, h, w) of maps (B, C, h, w), which are shrunk by a factor.
+
+        At each pixel they are the means in the windows, weighted as the windows are there.
+        """
+        cover = self.shrunk(factor).flatten(1).to(maps)
+        pooled = maps.flatten(2) @ (cover / cover.sum(1, keepdim=True)).T
+        return (pooled @ cover).view_as(maps)
+
     def shrunk(self, factor: int) -> Tensor:
         """Weights (n, H / factor, W / factor), averaged over squares."""
         return F.avg_pool2d(self.weights[:, None], factor)[:, 0] if factor > 1 else self.weights

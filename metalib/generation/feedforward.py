@@ -1,0 +1,74 @@
+"""Images that share local statistics with their references, in one pass and without a network.
+
+    made = one_pass(images, log_polar(256, scale=0.5))      # Metamers, after no gradient evaluation
+    generate(model, images, "features", start=("one_pass", {"scale": 0.5}))
+
+Walton et al. 2021 (doi:10.1145/3450626.3459943) make metamers of peripheral vision fast enough for
+displays: noise is given the mean and standard deviation that the reference has, in each band of a
+steerable pyramid, around each place. Nothing is optimised, so that what is matched is approximate:
+bands overlap, and what they share is changed by all of them.
+"""
+
+import time
+
+import torch
+from torch import Tensor
+
+from metalib.data import ImageSet, pixels, to_8_bits
+from metalib.generation.local_statistics import matched, scales_of
+from metalib.generation.metamers import Metamers
+from metalib.generation.starts import image_generator
+from metalib.models.windows import Windows
+
+
+def one_pass(
+    images: ImageSet | Tensor, windows: Windows, *, scales: int | None = None,
+    orientations: int = 4, seed: int = 0,
+) -> Metamers:
+    """Match the local statistics of noise to those of images, in one pass.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1], of the windows' size.
+        windows: around which places statistics are taken.
+        scales, orientations: of the steerable pyramid; by default as many scales as leave 8 pixels,
+            4 at most.
+        seed: of the noise, together with each reference's pixels.
+
+    Returns:
+        Metamers: with `seconds`, no loss, and 0 `evaluations`.
+
+    Raises:
+        ValueError: images of another size than the windows', or sides that cannot be halved so
+            often.
+        ImportError: plenoptic is not installed.
+
+    Example:
+        >>> from metalib import load_images
+        >>> from metalib.models.windows import uniform
+        >>> made = one_pass(load_images("cifar10-samples", n=2), uniform(32, 4))
+        >>> made.images.shape, made.evaluations.tolist()
+        (torch.Size([2, 3, 32, 32]), [0, 0])
+    """
+    references = pixels(images)
+    _check(references, windows, scales)
+    began = time.perf_counter()
+    made = torch.stack([
+        matched(reference, torch.randn(reference.shape, generator=image_generator(reference, seed)),
+                windows, scales, orientations) for reference in references.cpu()])
+    seconds = time.perf_counter() - began
+    files = images.files if isinstance(images, ImageSet) else ()
+    return Metamers(
+        to_8_bits(made.clamp(0, 1)), references.cpu(), seconds=seconds,
+        evaluations=torch.zeros(len(made), dtype=torch.int64), files=files,
+        recipe={"method": "one_pass", "windows": windows.about, "seed": seed,
+                "scales": scales_of(windows, scales), "orientations": orientations})
+
+
+def _check(references: Tensor, windows: Windows, scales: int | None) -> None:
+    sides = tuple(windows.weights.shape[1:])
+    if tuple(references.shape[2:]) != sides:
+        raise ValueError(f"the images have {tuple(references.shape[2:])} pixels, and the windows "
+                         f"{sides}")
+    if any(side % 2 ** scales_of(windows, scales) for side in sides):
+        raise ValueError(f"{sides[0]} x {sides[1]} pixels cannot be halved "
+                         f"{scales_of(windows, scales)} times")
