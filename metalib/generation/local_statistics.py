@@ -18,13 +18,13 @@ def matched(
     orientations: int = 4,
 ) -> Tensor:
     """Noise (3, H, W) with the local means and deviations of a reference (3, H, W) in each band."""
-    scales = scales_of(windows, scales)
-    pyramid = _pyramid(tuple(reference.shape[1:]), scales, orientations)
+    deepest = scales_of(windows, scales)
+    pyramid = _pyramid(tuple(reference.shape[1:]), deepest, orientations)
     colours = torch.tensor(OPPONENT).to(reference)
     ours, theirs = (pyramid(torch.einsum("kc,chw->khw", colours, one)[None])
                     for one in (noise, reference))
     for name, band in ours.items():
-        level = {"residual_highpass": 0, "residual_lowpass": scales}.get(name, name)
+        level: Any = {"residual_highpass": 0, "residual_lowpass": deepest}.get(name, name)
         maps = [one.flatten(1, -3) if one.ndim == 5 else one for one in (band, theirs[name])]
         (mean, spread), (wanted, target) = (_moments(one, windows, 2 ** level) for one in maps)
         scaled = (maps[0] - mean) * torch.where(spread > LEAST, target / spread, 0.0) + wanted
