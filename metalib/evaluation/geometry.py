@@ -141,7 +141,7 @@ def principal_distortions(
     """Two changes of an image about whose relative size networks differ most.
 
     Feather et al. 2025 (arXiv:2410.15433): unit changes a and b that maximise the variance, over
-    networks, of log(|J a| / |J b|). With two networks these are the extremes of the ratio of their
+    networks, of log(‖J a‖ / ‖J b‖). With two networks these are the extremes of the ratio of their
     sensitivities, a generalised eigenproblem.
 
     Args:
@@ -153,7 +153,7 @@ def principal_distortions(
 
     Returns:
         Distortions: the two directions, with the geometric means of the networks' squared
-        sensitivities as `values`; and (networks,), the log ratios log(|J a| / |J b|), whose sign is
+        sensitivities as `values`; and (networks,), the log ratios log(‖J a‖ / ‖J b‖), whose sign is
         such that the first one is not negative.
 
     Raises:
@@ -210,7 +210,7 @@ def sensitivities(
 
     Returns:
         pandas.DataFrame, a row for each network, image and direction: `model`, `stage`, `image`,
-        `direction`, `sensitivity` (|J v|, for |v| = 1) and `relative` (over the length of the
+        `direction`, `sensitivity` (‖J v‖, for ‖v‖ = 1) and `relative` (over the length of the
         activations).
 
     Raises:
