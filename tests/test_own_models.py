@@ -15,7 +15,7 @@ from torch import nn
 import metalib
 from metalib import load_images, load_model, load_null, null_distribution, nulls
 from metalib.models import sources
-from metalib.models.registry import null_file
+from metalib.models.registry import null_file, size_of
 from metalib.runs import command
 from metalib.runs.sweep import _weights_hash, sweep, whole_values
 from metalib.runs.tasks import generation
@@ -82,6 +82,11 @@ def test_a_network_of_ones_own_stands_where_a_name_does(samples):
 def test_added_again_it_is_another(samples):
     add_small()
     first = fingerprint(load_model("small/one"))
+    assert size_of("small/one") == 32
+    metalib.add_models("small", ["one"], lambda name: metalib.wrap_model(
+        nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.Flatten(), nn.Linear(4 * 12 * 12, 5)),
+        stages=["0", "2"], input_size=48))
+    assert size_of("small/one") == 48
     add_small(seed=1)
     assert fingerprint(load_model("small/one")) != first
 

@@ -115,15 +115,19 @@ def source_of(name: str) -> tuple[Source, str] | None:
     return (source, rest) if source and rest in source.names() else None
 
 
-@functools.lru_cache(maxsize=100)
 def size_of(name: str) -> int | tuple[int, int]:
     """The size of the images that a model takes, as its `input_size`.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: as `load_model`.
     """
-    source, rest = known_source(name)
-    return source.size(rest) or load_model(name).input_size
+    return _size_of(*known_source(name))
+
+
+@functools.lru_cache(maxsize=100)
+def _size_of(source: Source, rest: str) -> int | tuple[int, int]:
+    """For a collection as it is now: added again, it is another."""
+    return source.size(rest) or source.load(rest).input_size
 
 
 def null_file(name: str) -> Path | None:
