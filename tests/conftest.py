@@ -48,6 +48,20 @@ def scheduler():
         yield cluster.scheduler_address
 
 
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    import browser
+    with sync_api.sync_playwright() as playwright:
+        try:
+            program = browser.launch(playwright)
+        except browser.NoBrowser as error:
+            pytest.skip(str(error))
+        yield program
+        program.close()
+
+
 @pytest.fixture
 def small():
     """A `Model` of that network.

@@ -12,7 +12,6 @@ import torch
 from metalib import Metamers, judge, load_images, load_model, load_null
 
 browser = pytest.importorskip("browser", reason="playwright is in the extra `test`")
-sync_api = pytest.importorskip("playwright.sync_api")
 
 BOOK = Path(__file__).parents[1] / "book"
 NETWORKS = ["zoo/vgg-standard-0", "zoo/vgg-robust-0"]
@@ -54,17 +53,6 @@ def site(data, tmp_path_factory):
         "<style>html[data-theme=dark] {background: #121212; color: #eee}</style></head>"
         f"<body><main>{own}</main></body></html>")
     return folder
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_api.sync_playwright() as playwright:
-        try:
-            program = browser.launch(playwright)
-        except browser.NoBrowser as error:
-            pytest.skip(str(error))
-        yield program
-        program.close()
 
 
 @pytest.fixture

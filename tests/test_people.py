@@ -3,12 +3,10 @@
 import errno
 import os
 
-import browser as browsers
 import pandas as pd
 import pytest
 import torch
 import yaml
-from playwright.sync_api import sync_playwright
 
 from metalib import ImageSet, Metamers, load_images, load_model
 from metalib.people import Design, Exclusions, experiment, export, read, take
@@ -18,17 +16,6 @@ from metalib.runs import command
 AT_ONCE = {"fastest": None, "off_by": None}  # exclusions that a program does not pass
 QUICK = {"blank": 0, "fixation": 20, "image": 40, "mask": 20, "practice": 2, "screening": 2,
          "catch": 2, "breaks": 1, "fullscreen": False}
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        try:
-            opened = browsers.launch(playwright)
-        except browsers.NoBrowser as error:
-            pytest.skip(str(error))
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

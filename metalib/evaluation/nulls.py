@@ -183,7 +183,7 @@ def keep_nulls(
     nulls = [null_distribution(model, stage, images, **options).thinned() for stage in wanted]
     path = kept_null_file(model.name)
     kept = []
-    for stage in shipped_stages(model.name) - set(wanted) if path.is_file() else ():
+    for stage in shipped_stages(model.name) - set(wanted):
         with contextlib.suppress(ValueError):  # of weights that the model no longer has
             kept.append(load_null(model, stage))
     save_nulls(path, [*nulls, *(null for null in kept if _are_alike(null, nulls[0]))])

@@ -1,13 +1,12 @@
 """Noise that is given the local statistics of an image, in the bands of a steerable pyramid."""
 
 import functools
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metalib.models.texture import OPPONENT, plenoptic_parts
+from metalib.models.texture import OPPONENT, plenoptic_parts, scales_of
 from metalib.models.windows import Windows, log_polar, uniform
 
 LEAST = 1e-6  # standard deviation of a band below which noise is not scaled up to it
@@ -43,13 +42,6 @@ def _moments(maps: Tensor, windows: Windows, factor: int) -> tuple[Tensor, Tenso
 def _pyramid(sides: tuple[int, int], scales: int, orientations: int) -> Any:
     return plenoptic_parts().SteerablePyramidFreq(
         sides, height=scales, order=orientations - 1, is_complex=False)
-
-
-def scales_of(windows: Windows, scales: int | None) -> int:
-    """How many scales a pyramid has: as many as leave 8 pixels, 4 at most, unless it is said."""
-    if scales is not None:
-        return scales
-    return max(1, min(4, int(math.log2(min(windows.weights.shape[1:]) / 8))))
 
 
 @functools.lru_cache(maxsize=8)

@@ -280,6 +280,13 @@ class EachColour(nn.Module):
         return self.statistics(images).unflatten(0, (-1, self.channels)).flatten(1)
 
 
+def scales_of(windows: Windows, scales: int | None) -> int:
+    """How many scales a pyramid has: as many as leave 8 pixels, 4 at most, unless it is said."""
+    if scales is not None:
+        return scales
+    return max(1, min(4, int(math.log2(min(windows.weights.shape[1:]) / 8))))
+
+
 def texture_model(
     windows: Windows, natural: ImageSet | Tensor | None = None, *, scales: int | None = None,
     orientations: int = 4, width: int | None = None, colour: bool = False, least: float = 16.0,
@@ -312,7 +319,7 @@ def texture_model(
         ('statistics',)
     """
     sides: Any = tuple(windows.weights.shape[1:])
-    scales = min(4, int(math.log2(min(sides) / 8))) if scales is None else scales
+    scales = scales_of(windows, scales)
     statistics = PooledStatistics(
         windows, scales, orientations, width or (7 if min(sides) >= 64 else 5), least,
         grain or (4 if min(sides) >= 128 else 1))
