@@ -7,6 +7,7 @@ Each part writes a table, results/benchmark-speed.parquet and so on, and keeps t
 machines there:
 
 - `speed`: speed and memory
+- `rules`: seconds of an evaluation by update rule, on bundled networks
 - `rivals`: the seconds until the final match of the published procedure is reached, and those of
   plenoptic
 - `precision`: the match that is reached in other arithmetic
@@ -51,6 +52,7 @@ from metalib.generation.compute import PRECISIONS, keep_freed_memory
 from metalib.generation.graphs import Graphed
 from metalib.models.stages import hooked
 
+RULES = ("published", "adam", "spectral_adam", "lbfgs", "spectral_lbfgs")
 RESNET50 = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2"]
 CASES = [("zoo/vgg-standard-0", "group1", ["stem", "group1"], 1),
          ("zoo/vgg-standard-0", "group1", ["stem", "group1"], 32),
@@ -248,6 +250,29 @@ def speed(arguments):
         save("speed", rows, arguments)
 
 
+def rules(arguments):
+    """Seconds of an evaluation of a batch, rules side by side; the machine should be at rest."""
+    rows, images = [], load_images("cifar10-samples", n=arguments.batch)
+    for name in arguments.rule_models:
+        model = load_model(name, device=arguments.device)
+        for stage in ("group1", "group3", "features"):
+            functions = {rule: lambda steps, rule=rule, model=model, stage=stage: generate(
+                model, images, stage, optimizer=rule, steps=steps, progress=False)
+                for rule in RULES}
+            times = {rule: [] for rule in RULES}
+            for repetition in range(arguments.repetitions + 1):
+                for rule, function in functions.items():
+                    short, long = (seconds(function, count, arguments.device)
+                                   for count in (30, 90))
+                    if repetition:  # the first one warms up
+                        times[rule].append((long - short) / 60)
+            rows += [{"model": name, "stage": stage, "batch": len(images), "optimizer": rule,
+                      "seconds": np.median(some)} for rule, some in times.items()]
+            print(name, stage, *(f"{rule} {1000 * np.median(some):.1f} ms"
+                                 for rule, some in times.items()), flush=True)
+            save("rules", rows, arguments)
+
+
 def rivals(arguments):
     """Seconds until the median match is that of the published procedure after all 24,000 steps."""
     published = studies.table("published")
@@ -256,7 +281,7 @@ def rivals(arguments):
     for (name, stage), ends in published.groupby(["model", "stage"], sort=False):
         if name not in arguments.models:
             continue
-        goal = 10 ** (-ends["match_db"].median() / 20)
+        goal = 10 ** (-ends["unrounded_db"].median() / 20)
         model, images = (load_model(name, device=arguments.device),
                          load_images("cifar10-samples", n=len(ends)))
         ours = generate(model, images, stage, steps=arguments.steps,
@@ -313,7 +338,7 @@ def save(part, rows, arguments):
     tables.replace(part, rows, arguments.folder, threads=torch.get_num_threads())
 
 
-PARTS = {"speed": speed, "rivals": rivals, "precision": precision}
+PARTS = {"speed": speed, "rules": rules, "rivals": rivals, "precision": precision}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
@@ -326,6 +351,9 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, default=tables.FOLDER, help="of the tables")
     parser.add_argument(
         "--models", nargs="*", default=["zoo/vgg-robust-0"], help="for rivals and precision")
+    parser.add_argument("--rule-models", nargs="*", help="for rules", default=[
+        f"zoo/{name}-robust-0" for name in ("vgg", "resnet", "convnext", "cct")])
+    parser.add_argument("--batch", type=int, default=10, help="of images, for rules")
     parser.add_argument(
         "--steps", type=int, default=480, help="of metalib, for rivals and precision")
     parser.add_argument("--plenoptic-steps", type=int, default=5000)

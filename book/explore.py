@@ -38,7 +38,7 @@ NETWORKS = ("zoo/resnet-standard-0", "zoo/resnet-robust-0", "zoo/cct-standard-0"
             "zoo/cct-robust-0")  # whose metamers are watched
 STAGES = ("group1", "group3", "features")  # at which metamers are shown to others
 PHOTOGRAPHS = (0, 5, 6, 17)  # of cifar10-samples
-EVALUATIONS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)  # at which a picture is kept
+EVALUATIONS = (1, 2, 4, 8, 12, 16, 24, 32, 64)  # at which a picture is kept
 
 
 def main() -> None:

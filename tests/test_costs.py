@@ -105,56 +105,30 @@ def test_estimates_for_claims_find_planted_ratios():
     assert (rival["more"], rival["fewer"]) == (2, 0)
 
 
+def test_seconds_are_evaluations_times_seconds_of_one():
+    rows = table({"published": 4.0, "near": 1.5}, images=60)
+    steps = pd.DataFrame([("net", stage, rule, seconds) for stage in ("early", "late")
+                          for rule, seconds in (
+                              (costs.DEFAULT, 2.0), ("near", 1.0), ("rest", 9.0))],
+                         columns=["model", "stage", "optimizer", "seconds"])
+    found = costs.in_seconds(rows, steps)
+    assert found["optimizer"].tolist() == ["near"]
+    assert found["seconds"].item() == pytest.approx(found["evaluations"].item() / 2)
+    assert found["evaluations"].item() == pytest.approx(1.5, rel=0.1)
+
+
+def test_networks_are_random_where_there_are_several():
+    """Networks differ more than images do, so that with four of them the interval is wide."""
+    rows = pd.concat([table({"near": factor}, images=30).assign(model=f"net {factor}")
+                      for factor in (1.0, 1.5, 2.0, 3.0)])
+    found = costs.typical_ratio(rows, "near")
+    assert found["networks"] == 4 and found["low"] < 1.1 and found["high"] > 2.6
+
+
 def test_a_single_image_has_no_interval():
     found = costs.lowest_ratio(table({"published": 4.0}, images=1))
     assert found["estimate"] > 0
     assert np.isnan([found["low"], found["high"]]).all()
-
-
-# --- The published match -------------------------------------------------------------------------
-
-def matches(per_evaluation, ends, *, images=10, seeds=(0, 1), steps=100, spread=1.0):
-    """A rule whose match grows by so many dB an evaluation, by stage, and published ends."""
-    random, ours, published = np.random.default_rng(0), [], []
-    for stage, slope in per_evaluation.items():
-        offset = random.normal(0, spread, images)
-        for seed in seeds:
-            ours += [{"model": "net", "stage": stage, "optimizer": costs.DEFAULT, "seed": seed,
-                      "image": image, "evaluations": count,
-                      "match_db": slope * count + offset[image]}
-                     for count in range(1, steps + 1) for image in range(images)]
-        published += [{"model": "net", "stage": stage, "image": image, "evaluations": count,
-                       "match_db": share * ends[stage] + offset[image]}
-                      for count, share in ((12_000, 0.5), (24_000, 1.0)) for image in range(images)]
-    return pd.DataFrame(ours), pd.DataFrame(published)
-
-
-def test_evaluations_to_the_published_match_are_those_planted():
-    ours, published = matches({"early": 1.0, "late": 0.5, "never": 0.1},
-                              {"early": 40, "late": 40, "never": 40})
-    found = costs.times_fewer(ours, published, resamples=200).set_index("stage")
-    assert found["evaluations"].tolist() == [40, 80, np.inf]
-    assert found["times_fewer"].tolist() == [600, 300, 0]
-    assert found.loc["never", ["low", "high"]].tolist() == [0, 0]
-    # offsets are those of the images, which are resampled together with the published ends
-    assert found.loc["early", ["low", "high"]].tolist() == [600, 600]
-    assert (found["published_worst_db"] < found["published_db"]).all()
-    assert found["worst_db"].between(10 - 4, 100).all()
-
-
-def test_the_share_of_stages_counts_those_that_are_clearly_cheaper():
-    stages = {"a": 1.0, "b": 1.0, "c": 0.5, "d": 0.1}
-    ours, published = matches(stages, dict.fromkeys(stages, 40.0))
-    found = costs.share_fewer(ours, published, least=500)
-    assert (found["estimate"], found["count"], found["of"]) == (0.5, 2, 4)
-    assert (found["clear"], found["lowest"], found["typical"]) == (2, 0, 450)
-    assert (found["low"], found["high"]) == (0.5, 0.5)
-
-
-def test_matches_of_other_images_are_refused():
-    ours, published = matches({"early": 1.0}, {"early": 40})
-    with pytest.raises(ValueError, match="not of the same"):
-        costs.times_fewer(ours[ours["image"] < 5], published)
 
 
 # --- Starts --------------------------------------------------------------------------------------

@@ -136,6 +136,19 @@ def test_a_joint_metamer_stops_only_when_every_member_passes(pair, samples):
     assert passed.tolist() == [status == "passed" for status in joint.status]
 
 
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_an_image_of_many_members_does_not_depend_on_its_batch(combine, samples):
+    models = [wrap_model(small_network(seed), stages=["2"], name=f"small-{seed}")
+              for seed in range(5)]
+    rule = "adam" if combine in ("normalised", "projected") else "spectral_lbfgs"
+    arguments = {"steps": 40, "combine": combine, "optimizer": rule}
+    together = generate(models, samples[:9], ["2"] * 5, **arguments)
+    for number in (0, 8):
+        alone = generate(models, samples[number:number + 1], ["2"] * 5, **arguments)
+        torch.testing.assert_close(together.loss[:, number], alone.loss[:, 0], atol=0, rtol=0)
+        assert torch.equal(together.images[number], alone.images[0])
+
+
 @pytest.mark.parametrize("sequential", [False, True])
 def test_sequential_visits_change_nothing(sequential, pair, samples):
     expected = generate(pair, samples[:3], ["2", "1"], steps=8)
@@ -424,11 +437,22 @@ def test_held_out_networks_are_shown_all_kinds_at_each_effort_and_members_their_
     assert sorted(parts["image"].unique()) == [0, 1, 2] and len(parts) == len(table)
 
 
+def test_draws_that_are_apart_share_no_member():
+    names = [f"net {k}" for k in range(24)]
+    orders = [tasks.drawn(names, draw, 3, apart=4) for draw in range(6)]
+    assert all(sorted(order) == sorted(names) for order in orders)
+    assert len({name for order in orders for name in order[:4]}) == 24
+    assert len({name for order in orders[::2] for name in order[:8]}) == 24
+    kept = [tasks.without_overlap([2, 4, 8], draw, 4) for draw in range(3)]
+    assert kept == [[2, 4, 8], [2, 4], [2, 4, 8]]
+    assert tasks.without_overlap([2, 8], 1, 0) == [2, 8]
+
+
 def test_partners_differ_as_they_say_and_no_observer_is_near():
     cards = {name: load_model(name).card for name in list_models("zoo/*")}
     for seed, name in enumerate(cards):
         chosen, observers = tasks.partners_of(name, cards, np.random.default_rng(seed))
-        assert set(chosen) == set(RELATIONS) and len(observers) == 8
+        assert set(chosen) == set(RELATIONS) and len(observers) == len(cards) // 2
         assert all(relation(cards[name], cards[other]) == kind for kind, other in chosen.items())
         families = {cards[other]["architecture"] for other in chosen.values()}
         assert families.isdisjoint(cards[other]["architecture"] for other in observers)
@@ -444,13 +468,15 @@ def test_pairs_of_all_cells_are_each_pair_once():
 
 @pytest.mark.parametrize("task, options, message", [
     (tasks.check_joint, {"members": [2, 4]}, "a number of members"),
+    (tasks.check_joint, {"draw": 1, "apart": 1}, "draw 1 of 2 members shares some"),
     (tasks.check_joint, {"most": 3}, "fewer evaluations than 2 members need"),
     (tasks.check_joint, {"stage": "group9"}, "has no stage 'group9'"),
     (tasks.check_partners, {"network": "zoo/cct-robust-0"}, "none of the models"),
     (tasks.check_partners, {"models": NETWORKS[:3]}, "three architectures"),
     (tasks.check_prices, {"combine": "sum"}, "unknown combination 'sum'")])
 def test_tasks_say_before_they_begin_what_is_wrong(task, options, message):
-    sound = {"models": NETWORKS, "members": [2], "efforts": [3], "most": 12, "singles": 2,
+    sound = {"draw": 0, "apart": 0, "models": NETWORKS, "members": [2], "efforts": [3], "most": 12,
+             "singles": 2,
              "stage": "group3", "part": 0, "parts": 1, "image_set": "cifar10-samples",
              "split": None, "n_images": 2, "size": 32, "first": 0, "network": NETWORKS[0],
              "steps": 5, "combine": "worst", "limit": 5}

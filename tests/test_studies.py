@@ -26,7 +26,7 @@ def rows(model: str, stage: str, image_set: str = "cifar10-samples", n_images: i
 STUDY = """
 title: A study of a test
 task: made_up_task:rows
-grid: {model: ["zoo/vgg-*-0"], stage: [stem, logits]}
+grid: {model: ["zoo/vgg-robust-*"], stage: [stem, logits]}
 parameters: {n_images: 4}
 check: {first: 2}
 tolerances: {cost: 0.3, passed: 0, note: 0}
@@ -68,7 +68,7 @@ def test_what_is_computed_is_read_back_with_its_provenance(root):
     read = studies.table("made-up")
     pd.testing.assert_frame_equal(made, read)
     assert len(read) == 4 * 4 and read["cell"].nunique() == 4
-    assert set(read["model"]) == {"zoo/vgg-standard-0", "zoo/vgg-robust-0"}
+    assert set(read["model"]) == {"zoo/vgg-robust-1", "zoo/vgg-robust-0"}
     about = read.attrs["provenance"]
     assert set(about["weights"]) == set(read["model"]) and len(about["images"]) == 1
     assert all(cell["seconds"] >= 0 for cell in about["cells"].values())
@@ -91,7 +91,8 @@ def test_only_missing_cells_are_computed(root, monkeypatch):
 
 
 @pytest.mark.parametrize("old, new", [
-    ("n_images: 4", "n_images: 5"), ("zoo/vgg-*-0", "zoo/vgg-*-1"), ("[stem, logits]", "[stem]")])
+    ("n_images: 4", "n_images: 5"), ("zoo/vgg-robust-*", "zoo/cct-robust-*"),
+    ("[stem, logits]", "[stem]")])
 def test_another_study_makes_a_table_stale(root, old, new):
     studies.compute("made-up")
     edit(root / "studies" / "made-up.yml", old, new)
@@ -172,7 +173,8 @@ def test_a_check_without_the_images_says_so(root):
     ([np.nan, 1.0], [np.nan, 1.0], 0, True), ([np.nan], [1.0], 1e9, False),
     ([np.inf], [np.inf], 0, True), ([np.inf], [1.0], 1e9, False),
     (["a", "b"], ["a", "c"], 0.5, True), (["a", "b"], ["a", "c"], 0.4, False),
-    ([True, False], [True, True], 0.5, True), ([True, False], [True, True], 0.4, False)])
+    ([True, False], [True, True], 0.5, True), ([True, False], [True, True], 0.4, False),
+    ([True] * 3, [True, True, False], 0, True), ([True] * 3, [True, False, False], 0.4, False)])
 def test_tolerances(again, stored, tolerance, holds):
     assert spot_checks._difference(pd.Series(again), pd.Series(stored), tolerance)["holds"] == holds
 
@@ -202,7 +204,7 @@ def test_bad_studies_are_named(root):
 
 def test_an_older_record_is_adopted_and_says_what_is_known(root):
     rows = pd.concat([pd.DataFrame({"model": model, "stage": stage, "image": [0], "cost": [1.0]})
-                      for model in ("zoo/vgg-standard-0", "zoo/vgg-robust-0")
+                      for model in ("zoo/vgg-robust-1", "zoo/vgg-robust-0")
                       for stage in ("stem", "logits")])
     studies.adopt("made-up", rows, date="2026-11-20", hardware="a GPU")
     told = studies.colophon(studies.table("made-up")).data

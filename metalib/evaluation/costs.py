@@ -2,15 +2,15 @@
 
     ratios(criterion)                     # of every rule to the default, by network and stage
     summary(ratios(criterion))            # over the stages
-    times_fewer(match, published)         # evaluations to the published match
     against_noise(starts)                 # what other starts save, and where they end
 
 Tables are those of `metalib.tasks`. An image that never passed counts with its last evaluation, so
-that a ratio is too small where a rule failed; such images are counted as `failed`. Everything is
-resampled over images only, the same ones in every cell, and speaks for the networks in the table.
+that a ratio is too small where a rule failed; such images are counted as `failed`. What tells one
+network and stage is resampled over images only, and speaks for that network.
 
 Functions that return a dict serve claims: `estimate`, its 95 % interval `low` to `high`, and the
-numbers with which a sentence is worded.
+numbers with which a sentence is worded. Where they average over networks and images, both are
+random factors (`metalib.evaluation.intervals`); where there are few networks, images only.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ import pandas as pd
 from scipy import stats
 
 from metalib.evaluation.corrections import corrected, warn_of_floors
+from metalib.evaluation.intervals import mean_interval
 from metalib.store import load_table
 
 RESULTS = Path(__file__).parents[2] / "results"  # of the checkout
@@ -70,7 +71,7 @@ def ratios(
             `metalib.evaluation.corrections.is_switch`.
     """
     logs: Any = log_ratios(table, baseline, by)
-    low, high = _interval(logs.to_numpy(), _medians, resamples)
+    low, high = bootstrap_interval(logs.to_numpy(), _medians, resamples)
     found = _tested(table, logs, baseline)
     found.insert(found.columns.get_loc("ratio") + 1, "low", np.exp(low))
     found.insert(found.columns.get_loc("low") + 1, "high", np.exp(high))
@@ -111,11 +112,11 @@ def _by_image(table: pd.DataFrame, by: str, value: str) -> Any:
     wide = table.pivot(index=[*CELL, by], columns="image", values=value)
     if wide.isna().any(axis=None):
         raise ValueError(f"some of {', '.join(table[by].unique())} lack images that others have")
-    order = pd.MultiIndex.from_frame(_distinct(table, [*CELL, by]))
+    order = pd.MultiIndex.from_frame(distinct(table, [*CELL, by]))
     return wide.reindex(order).astype(float)
 
 
-def _distinct(table: pd.DataFrame, keys: list[str]) -> Any:
+def distinct(table: pd.DataFrame, keys: list[str]) -> Any:
     """The combinations of values in some columns, in the order of the table."""
     return table[keys].drop_duplicates().reset_index(drop=True)
 
@@ -130,7 +131,7 @@ def _medians(values: np.ndarray, axis: int) -> np.ndarray:
     return np.median(values, axis=axis)
 
 
-def _interval(
+def bootstrap_interval(
     values: np.ndarray, statistic: Callable[..., np.ndarray], resamples: int, batch: int = 200,
 ) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile interval of a statistic of values (..., images); images are resampled.
@@ -164,6 +165,33 @@ def summary(found: pd.DataFrame, by: str = "optimizer") -> pd.DataFrame:
         of=("ratio", "size")).sort_values("median")
 
 
+def in_seconds(
+    table: pd.DataFrame, steps: pd.DataFrame, baseline: str = DEFAULT,
+) -> pd.DataFrame:
+    """Ratios to a baseline in evaluations, in seconds of one evaluation, and in seconds to the end.
+
+    Args:
+        table: as in `ratios`.
+        steps: seconds of an evaluation of a batch: `model`, `stage`, `optimizer`, `seconds`.
+        baseline: the rule with which the others are compared.
+
+    Returns:
+        pandas.DataFrame, one row per rule in both tables but the baseline: `evaluations`, the
+        geometric mean over networks, stages and images with `low` and `high`; `a step`, the
+        geometric mean over the models and stages that were timed, and its range, `a step, lowest`
+        and `a step, highest`; `seconds`, the product of the two means.
+    """
+    wide = steps.pivot(index=CELL, columns="optimizer", values="seconds")
+    over: Any = wide.div(wide[baseline], axis=0)
+    rows = []
+    for rule in over.columns.drop(baseline).intersection(table["optimizer"].unique()):
+        found, step = typical_ratio(table, rule, baseline), np.exp(np.log(over[rule]).mean())
+        rows.append({"optimizer": rule, "evaluations": found["estimate"], "low": found["low"],
+                     "high": found["high"], "a step": step, "a step, lowest": over[rule].min(),
+                     "a step, highest": over[rule].max(), "seconds": found["estimate"] * step})
+    return pd.DataFrame(rows).sort_values("seconds", ignore_index=True)
+
+
 # --- For claims: ratios --------------------------------------------------------------------------
 
 def lowest_ratio(
@@ -178,7 +206,7 @@ def lowest_ratio(
     logs: Any = log_ratios(table, baseline, "optimizer")
     tested = _tested(table, logs, baseline).set_index("optimizer").loc[[rule]]
     its = logs.xs(rule, level="optimizer").to_numpy()
-    return {**_estimate(its, lambda medians: medians.min(0)), **_sizes(table),
+    return {**_estimate(its, lambda medians: medians.min(0)), **sizes(table),
             "highest": float(tested["ratio"].max()), "of": len(tested),
             "count": int((tested["ratio"] >= least).sum()),
             "clear": int(((tested["p"] < SIGNIFICANT) & (tested["ratio"] > 1)).sum())}
@@ -187,29 +215,33 @@ def lowest_ratio(
 def typical_ratio(
     table: pd.DataFrame, rule: str, baseline: str = DEFAULT,
 ) -> dict[str, Any]:
-    """The geometric mean over all models and stages of a rule's median ratios.
+    """The geometric mean of a rule's ratios over networks, stages and images.
 
-    `more` and `fewer` are the stages at which the corrected test says so; `of` is their number.
+    Its interval takes networks and images as random factors. `more` and `fewer` are the stages at
+    which the corrected test says so; `of` is their number.
     """
     logs: Any = log_ratios(table, baseline, "optimizer")
     over: Any = summary(_tested(table, logs, baseline)).loc[rule]
-    its = logs.xs(rule, level="optimizer").to_numpy()
-    return {**_estimate(its, lambda medians: medians.mean(0)), **_sizes(table), "rule": rule,
-            **{name: float(over[name]) for name in ("lowest", "highest")},
+    ends = mean_interval(_by_network(logs, rule))
+    return {**dict(zip(("estimate", "low", "high"), np.exp(ends).tolist())), **sizes(table),
+            "rule": rule, **{name: float(over[name]) for name in ("lowest", "highest")},
             **{name: int(over[name]) for name in ("more", "fewer", "of")}}
 
 
 def strongest_rival(table: pd.DataFrame, baseline: str = DEFAULT) -> dict[str, Any]:
     """`typical_ratio` of the rule that comes nearest to the baseline, `rule`, or goes below it.
 
-    In the interval the rule is chosen again for each resample.
+    It is chosen by the same images, which favours it.
     """
     logs: Any = log_ratios(table, baseline, "optimizer")
     rules = list(logs.index.unique("optimizer"))
-    stacked = np.stack([logs.xs(rule, level="optimizer").to_numpy() for rule in rules])
-    best = rules[int(np.median(stacked, axis=-1).mean(1).argmin())]
-    return {**typical_ratio(table, best, baseline),
-            **_estimate(stacked, lambda medians: medians.mean(1).min(0))}
+    return typical_ratio(
+        table, min(rules, key=lambda rule: _by_network(logs, rule).mean()), baseline)
+
+
+def _by_network(logs: Any, rule: str) -> np.ndarray:
+    """Logarithms of a rule's ratios (networks, images), means over stages."""
+    return logs.xs(rule, level="optimizer").groupby(level="model", sort=False).mean().to_numpy()
 
 
 def _estimate(
@@ -219,116 +251,14 @@ def _estimate(
     def statistic(values: np.ndarray, axis: int) -> np.ndarray:
         return over(np.median(values, axis=axis))
 
-    values = statistic(logs[..., None, :], axis=-1)[0], *_interval(logs, statistic, resamples)
-    return dict(zip(("estimate", "low", "high"), (float(np.exp(value)) for value in values)))
+    estimate = statistic(logs[..., None, :], axis=-1)[0]
+    values = np.exp([estimate, *bootstrap_interval(logs, statistic, resamples)])
+    return dict(zip(("estimate", "low", "high"), values.tolist()))
 
 
-def _sizes(table: pd.DataFrame) -> dict[str, int]:
-    return {name: len(_distinct(table, [key])) for name, key in
+def sizes(table: pd.DataFrame) -> dict[str, int]:
+    return {name: len(distinct(table, [key])) for name, key in
             (("networks", "model"), ("images", "image"))}
-
-
-# --- The match at the end of the published procedure ---------------------------------------------
-
-def times_fewer(
-    match: pd.DataFrame, published: pd.DataFrame, rule: str = DEFAULT, *, resamples: int = 1000,
-) -> pd.DataFrame:
-    """How many times fewer evaluations a rule takes to the match that the published one ends with.
-
-    That is the number of its evaluations over those after which the match of the median image (of
-    all starts) is at least the median match at its end.
-
-    Args:
-        match: of the task of that name: `model`, `stage`, `optimizer`, `seed`, `image`,
-            `evaluations`, `match_db`.
-        published: the same of the published procedure, without the columns `optimizer` and `seed`.
-
-    Returns:
-        pandas.DataFrame, one row per model and stage: `published_db` and `published_worst_db`,
-        the median image and the worst at the published end; `worst_db`, the worst image of the
-        rule at its end (median over starts); `evaluations` (infinite if the match is not reached)
-        and `times_fewer`, with its 95 % bootstrap interval over images, `low` and `high`. A
-        `times_fewer` of 0 says that the match is not reached; `low` is 0 if that is so in more
-        than one resample of 40.
-    """
-    ours, ends, counts, total = _matches(match, published, rule)
-    needed = _needed(ours, ends, counts)
-    low, high = _interval(_joined(ours, ends), _fewer_by(counts, total), resamples)
-    at_end = np.median(ours[:, -1].min(axis=-1), axis=-1)
-    return _distinct(published, CELL).assign(
-        published_db=np.median(ends, axis=-1), published_worst_db=ends.min(axis=-1),
-        worst_db=at_end, evaluations=needed, times_fewer=total / needed, low=low, high=high)
-
-
-def _matches(
-    match: pd.DataFrame, published: pd.DataFrame, rule: str,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Matches of a rule (cells, T, starts, images), the published ends (cells, images), numbers
-    of evaluations (T,), and the number of the published ones.
-    """
-    cells, rows = pd.MultiIndex.from_frame(_distinct(published, CELL)), published
-    total: Any = rows["evaluations"].max()
-    ends = rows[rows["evaluations"] == total].pivot(
-        index=CELL, columns="image", values="match_db").reindex(cells).to_numpy(float)
-    keys = [*CELL, "evaluations", "seed", "image"]
-    rows = match[match["optimizer"] == rule].set_index(keys)["match_db"].sort_index()
-    counts, seeds, images = (rows.index.unique(key) for key in keys[2:])
-    wanted = [(*cell, *rest) for cell in cells for rest in
-              pd.MultiIndex.from_product([counts, seeds, images])]
-    ours = rows.reindex(pd.MultiIndex.from_tuples(wanted)).to_numpy(float)
-    shape = len(cells), len(counts), len(seeds), len(images)
-    if np.isnan(ours).any() or ends.shape != (len(cells), len(images)):
-        raise ValueError(f"the matches of {rule} and the published ones are not of the same "
-                         "models, stages and images")
-    return ours.reshape(shape), ends, counts.to_numpy(), int(total)
-
-
-def _needed(ours: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Evaluations to the published match: (cells, T, starts, ..., images) gives (cells, ...)."""
-    typical = np.median(np.moveaxis(ours, 2, -2), axis=(-2, -1))
-    reached = typical >= np.median(ends, axis=-1)[:, None]
-    first = reached.argmax(1)
-    return np.where(reached.any(1), counts[first], np.inf)
-
-
-def _joined(ours: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Both in one array (T x starts + 1, cells, images), so that they are resampled together."""
-    cells, times, starts, images = ours.shape
-    flat = ours.reshape(cells, times * starts, images)
-    return np.concatenate([flat, ends[:, None]], axis=1).swapaxes(0, 1)
-
-
-def _fewer_by(counts: np.ndarray, total: int) -> Callable[..., np.ndarray]:
-    """A statistic of resamples (T x starts + 1, cells, resamples, images)."""
-    def statistic(values: np.ndarray, axis: int) -> np.ndarray:
-        ours = values[:-1].swapaxes(0, 1)
-        ours = ours.reshape(ours.shape[0], len(counts), -1, *ours.shape[2:])
-        return total / _needed(ours, values[-1], counts)
-
-    return statistic
-
-
-def share_fewer(
-    match: pd.DataFrame, published: pd.DataFrame, rule: str = DEFAULT, least: float = 50,
-) -> dict[str, Any]:
-    """Share of stages at which a rule reaches the published match with `least` times fewer.
-
-    `count` of `of` stages do; at `clear` of them the whole interval of `times_fewer` lies above.
-    `typical` is the median over stages, `lowest` the smallest, 0 if one does not get there;
-    `starts` are those of the rule.
-    """
-    ours, ends, counts, total = _matches(match, published, rule)
-    fewer_by = _fewer_by(counts, total)
-    found: Any = times_fewer(match, published, rule)
-    low, high = _interval(
-        _joined(ours, ends), lambda values, axis: (fewer_by(values, axis) >= least).mean(0), 1000)
-    enough = found["times_fewer"] >= least
-    return {"estimate": float(enough.mean()), "low": float(low), "high": float(high),
-            "count": int(enough.sum()), "of": len(found),
-            "clear": int((found["low"] >= least).sum()),
-            "typical": float(found["times_fewer"].median()),
-            "lowest": float(found["times_fewer"].min()), "starts": ours.shape[2],
-            **_sizes(published)}
 
 
 # --- Starts --------------------------------------------------------------------------------------
@@ -361,26 +291,25 @@ def against_noise(table: pd.DataFrame, baseline: str = "noise") -> pd.DataFrame:
 
 
 def cost_follows_distance(table: pd.DataFrame, baseline: str = "noise") -> dict[str, Any]:
-    """Rank correlation over starts of median evaluations and median distance from the reference.
+    """Rank correlation over starts of evaluations and distance from the reference, image by image.
 
-    The mean over models and stages, with its bootstrap interval over images. `cheaper` starts,
-    counted over the `of` models and stages, need clearly fewer evaluations than noise; `near` of
-    them end nearer to the reference, and `free` do not.
+    The mean over images, stages and networks, with networks and images as random factors.
+    `cheaper` starts, counted over the `of` models and stages, need clearly fewer evaluations than
+    noise; `near` of them end nearer to the reference, and `free` do not.
     """
     found: Any = against_noise(table, baseline)
     costs, away = (_by_image(table, "start", value) for value in ("evaluations", "distance"))
-    starts, images = len(_distinct(table, ["start"])), costs.shape[1]
-    values = np.stack([each.to_numpy().reshape(-1, starts, images) for each in (costs, away)])
-
-    def statistic(values: np.ndarray, axis: int) -> np.ndarray:
-        ranks = stats.rankdata(np.median(values, axis=axis), axis=2)  # (2, cells, starts, ...)
-        centred = ranks - ranks.mean(2, keepdims=True)
-        spread = np.sqrt((centred ** 2).sum(2).prod(0))
-        return (centred.prod(0).sum(1) / np.where(spread, spread, 1)).mean(0)
-
-    low, high = _interval(values, statistic, 1000)
+    starts, images = len(distinct(table, ["start"])), costs.shape[1]
+    ranks = stats.rankdata(np.stack([
+        each.to_numpy().reshape(-1, starts, images) for each in (costs, away)]), axis=2)
+    ranks -= ranks.mean(2, keepdims=True)
+    spread = np.sqrt((ranks ** 2).sum(2).prod(0))
+    correlations = ranks.prod(0).sum(1) / np.where(spread, spread, 1)  # (cells, images)
+    cells = distinct(table, CELL)
+    of_networks: Any = pd.DataFrame(correlations).groupby(cells["model"], sort=False).mean()
+    estimate, low, high = mean_interval(of_networks.to_numpy())
     cheaper = found[found["cheaper"]]
-    return {"estimate": float(statistic(values[..., None, :], axis=-1)[0]), "low": float(low),
-            "high": float(high), "cheaper": len(cheaper), "near": int(cheaper["nearer"].sum()),
-            "free": int((~cheaper["nearer"]).sum()), "starts": starts, "of": values.shape[1],
-            **_sizes(table)}
+    return {"estimate": estimate, "low": low, "high": high,
+            "cheaper": len(cheaper), "near": int(cheaper["nearer"].sum()),
+            "free": int((~cheaper["nearer"]).sum()), "starts": starts, "of": len(cells),
+            **sizes(table)}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from metalib.evaluation import costs
+from metalib.evaluation import costs, ends
 
 LARGE = 224  # pixels of the side of images of ImageNet networks
 ALL, TO_MATCH, TO_CRITERION = (
@@ -28,18 +28,21 @@ def evaluations_needed(
     """Gradient evaluations of an image, by procedure (columns) and relative depth (rows).
 
     To the criterion they are means over images and networks, in which an image that did not pass
-    counts with the limit. To the published match they are those of `costs.times_fewer`, or the
+    counts with the limit. To the published match they are those of `ends.times_fewer`, or the
     limit at a stage where the median image did not get there.
     """
     depths = np.linspace(0, 1, n_stages)
     means: Any = criterion.groupby(["optimizer", "stage"], sort=False)["evaluations"].mean()
-    fewer: Any = costs.times_fewer(match, published, resamples=0)
+    fewer: Any = ends.times_fewer(match, published, resamples=0)
     limit: Any = match["evaluations"].max()
     near = fewer["evaluations"].clip(upper=limit).groupby(fewer["stage"], sort=False).mean()
     steps: Any = published["evaluations"].max()
+    order = list(means["published"].index)
+    places = np.array([order.index(stage) for stage in near.index]) / max(len(order) - 1, 1)
     return pd.DataFrame({
         ALL: float(steps), "published, to the criterion": _at(depths, means["published"]),
-        "default, all evaluations": float(default_steps), TO_MATCH: _at(depths, near),
+        "default, all evaluations": float(default_steps),
+        TO_MATCH: np.interp(depths, places, near),
         TO_CRITERION: _at(depths, means[costs.DEFAULT])}, index=pd.Index(depths, name="depth"))
 
 

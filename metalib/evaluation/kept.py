@@ -17,6 +17,7 @@ import pandas as pd
 
 from metalib.evaluation.corrections import corrected, smallest_detectable, warn_of_floors
 from metalib.evaluation.intervals import mean_interval, share_interval
+from metalib.evaluation.reference import standard_first
 
 ALPHA = 0.05  # of all tests
 
@@ -87,9 +88,9 @@ def by_kind(table: pd.DataFrame) -> pd.DataFrame:
         `cells`, pairs of networks.
     """
     by = ["generator_training", "matched", "observer_training", "stage"]
-    return primary(table).groupby(by, sort=False).agg(
+    return standard_first(primary(table).groupby(by, sort=False).agg(
         kept=("same-class_kept", "mean"), beyond=("beyond", "mean"), cells=("beyond", "size"),
-    ).reset_index()
+    ).reset_index(), "observer_training")
 
 
 def by_observer(table: pd.DataFrame, *, matched: str) -> pd.DataFrame:
@@ -156,12 +157,13 @@ def better_and_worse(table: pd.DataFrame, *, matched: str) -> pd.DataFrame:
 
 def gain_of_training(
     table: pd.DataFrame, *, matched: str, stage: str, null: str = "same-class",
+    first: str = "robust", second: str = "standard",
 ) -> dict[str, Any]:
-    """`auc` of robust generators less that of standard ones, in the same networks and images."""
+    """`auc` of generators of a training less that of another, in the same networks and images."""
     rows: Any = of_images(table, matched=matched, stage=stage, null=null)
-    robust, standard = (_crossed(rows[rows["generator_training"] == training], "auc", frame=True)
-                        for training in ("robust", "standard"))
-    difference = (robust - standard).dropna(how="any").to_numpy()
+    one, other = (_crossed(rows[rows["generator_training"] == training], "auc", frame=True)
+                  for training in (first, second))
+    difference = (one - other).dropna(how="any").to_numpy()
     return _found(mean_interval(difference), rows)
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from metalib.evaluation import crossed
 from metalib.evaluation.intervals import mean_interval
-from metalib.evaluation.reference import nested
+from metalib.evaluation.reference import at_equal_accuracy, nested
 
 OWN, OTHERS, NOISE = "own metamers", "metamers of others", "noise of the same size"
 BOUNDS = {"ssim": (-1.0, 1.0), "layout": (-1.0, 1.0), "own": (0.0, 1.0), "others": (0.0, 1.0)}
@@ -191,6 +191,15 @@ def training_gap(
     for cells, one in ((robust, "robust"), (standard, "standard")):
         cells.index = cells.index.str.replace(f"-{one}", "")
     return _over((robust - standard).dropna())
+
+
+def gap_at_equal_accuracy(
+    table: pd.DataFrame, *, stage: str, value: str = "layout", kind: str = PRIOR,
+) -> dict[str, Any]:
+    """`training_gap` at equal accuracy of the networks, see `reference.at_equal_accuracy`."""
+    means = _inverted(table, stage, value, kind).mean(axis=1)
+    found = at_equal_accuracy(means, "robust", "standard")
+    return {**found, "networks": len(means), "images": table["image"].nunique()}
 
 
 def nearer_to_photographs(

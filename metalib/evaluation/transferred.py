@@ -16,7 +16,7 @@ and `crossed.differences`: generators, observers and images are all random, and 
 architecture and training are nested in their kind.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,15 @@ import torch
 from metalib.evaluation import crossed, dyads, transfer
 from metalib.evaluation.criterion import judge
 from metalib.evaluation.nulls import load_null
-from metalib.evaluation.reference import cards, nested
+from metalib.evaluation.reference import at_equal_accuracy, cards, nested, standard_first
 from metalib.generation.metamers import Metamers
 from metalib.models import Model
 
 PUBLISHED = Path(__file__).parents[2] / "book" / "feather2023.csv"
 RELATIONS = transfer.RELATIONS[1:]  # of two networks
 CONTRASTS = {  # a name for what is compared, the column, and the first less the second group
-    "generators: robust − standard": ("generator_training", "robust", "standard"),
-    "observers: robust − standard": ("observer_training", "robust", "standard"),
+    **{f"{role}s: {a} − {b}": (f"{role}_training", a, b) for role in crossed.ROLES for a, b in (
+        ("robust", "standard"), ("robust", "noise"), ("noise", "standard"))},
     **{f"{a} − {b}": ("relation", a, b) for a, b in (
         ("other seed", "other training"), ("other seed", "other architecture"),
         ("other architecture", "other training"), ("other architecture", "both differ"),
@@ -112,7 +112,7 @@ def excess(
 
 def excesses(table: pd.DataFrame, *, value: str = "scaled_match") -> pd.DataFrame:
     """The `excess` by training of the generator and stage: the rows of `crossed.means`."""
-    rows: Any = counted(table)
+    rows: Any = standard_first(counted(table), "generator_training")
     rows = rows.assign(excess=_less(rows, value, f"control_{value}"))
     return crossed.means(rows, ["generator_training", "stage"], value="excess")
 
@@ -190,7 +190,7 @@ def by_threshold(table: pd.DataFrame, copies: pd.DataFrame, *, stage: str) -> pd
         the largest p-value is at most p, and the share `passed` with which the observer agrees,
         too.
     """
-    rows: Any = counted(table, stage=stage)
+    rows: Any = standard_first(counted(table, stage=stage), "generator_training")
     at: Any = copies[copies["stage"] == stage]
     parts = {f"metamers of {name} networks": (part["p_value"], part["agrees"])
              for name, part in rows.groupby("generator_training", sort=False)}
@@ -220,7 +220,7 @@ def passing(table: pd.DataFrame, *, stage: str, p: float = 0.0) -> dict[str, Any
 
 def contrast(
     table: pd.DataFrame, *, stage: str, by: str, first: str, second: str,
-    value: str = "scaled_match",
+    value: str = "scaled_match", trainings: Collection[str] = (),
 ) -> dict[str, Any]:
     """The mean of one group less that of another.
 
@@ -228,22 +228,49 @@ def contrast(
         table, stage, value: as in `average`.
         by: the column of the groups: "relation", "generator_training" or "observer_training".
         first, second: the groups.
+        trainings: generators and observers of these only; () takes all.
 
     Returns:
         A difference of means, in a dict as of `average`; missing where a group has no rows.
     """
     rows: Any = counted(table, stage=stage)
+    if trainings:
+        both = rows[[f"{role}_training" for role in crossed.ROLES]].isin(trainings)
+        rows = rows[both.all(axis=1)]
+    if rows.empty:
+        return {**dict.fromkeys(("estimate", "low", "high", "p", "freedom", "limit"), np.nan),
+                **_sizes(rows)}
     found: Any = crossed.differences(rows, by, [(first, second)], value=value).iloc[0]
     return {"estimate": found["difference"], **found[["low", "high", "p", "freedom", "limit"]],
             **_sizes(rows)}
 
 
+def adjusted(
+    table: pd.DataFrame, *, stage: str, first: str, second: str, role: str = "generator",
+    value: str = "scaled_match",
+) -> dict[str, Any]:
+    """The difference of two trainings at equal accuracy of the networks.
+
+    Args:
+        table, stage, value: as in `average`, of bundled networks.
+        first, second: the trainings.
+        role: whose training and accuracy are meant, the "generator"'s or the "observer"'s.
+
+    Returns:
+        As `at_equal_accuracy`, of the means of networks, with the numbers of `_sizes`.
+    """
+    rows: Any = counted(table, stage=stage)
+    means: Any = rows.assign(value=rows[value].astype(float)).groupby(role)["value"].mean()
+    return {**at_equal_accuracy(means, first, second), **_sizes(rows)}
+
+
 def contrasts(
     table: pd.DataFrame, *, stage: str, value: str = "scaled_match",
 ) -> pd.DataFrame:
-    """All `CONTRASTS`, each as in `contrast`: a row for each, named by the index."""
+    """All `CONTRASTS` of groups that there are, each as in `contrast`, named by the index."""
     rows = {name: contrast(table, stage=stage, by=by, first=first, second=second, value=value)
-            for name, (by, first, second) in CONTRASTS.items()}
+            for name, (by, first, second) in CONTRASTS.items()
+            if by == "relation" or {first, second} <= set(table[by])}
     return pd.DataFrame(rows.values(), index=list(rows))
 
 
@@ -320,8 +347,8 @@ def by_depth(table: pd.DataFrame, *, value: str = "scaled_match") -> pd.DataFram
         The rows of `crossed.means` by `generator_training`, `observer_training` and `depth`, with
         the column `shown`: "metamers shown to" or "noise shown to".
     """
-    rows: Any = counted(table)
     by = ["generator_training", "observer_training", "depth"]
+    rows: Any = standard_first(standard_first(counted(table), by[1]), by[0])
     names = {value: "metamers shown to", f"control_{value}": "noise shown to"}
     return pd.concat([crossed.means(rows, by, value=name).assign(shown=shown)
                       for name, shown in names.items()], ignore_index=True)

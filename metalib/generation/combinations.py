@@ -25,11 +25,13 @@ def power_mean(losses: Tensor, gradients: Tensor, *, power: float) -> tuple[Tens
     larger the power, the more the model that matches worst decides (Hardy, Littlewood & Polya
     1934, Inequalities, 2.2).
     """
+    # powers are rounded in two ways, of which the number of images decides; not so after float64
+    exact = losses if losses.device.type == "mps" else losses.double()
     # the largest loss is taken out first, so that large powers neither overflow nor vanish
-    largest = losses.amax(0).clamp_min(1e-30)
-    mean = largest * (losses / largest).pow(power).mean(0).pow(1 / power)
-    weights = (losses / mean.clamp_min(1e-30)).pow(power - 1) / len(losses)
-    return mean, (_each(weights, gradients) * gradients).sum(0)
+    largest = exact.amax(0).clamp_min(1e-30)
+    mean = largest * (_sum((exact / largest).pow(power)) / len(losses)).pow(1 / power)
+    weights = ((exact / mean.clamp_min(1e-30)).pow(power - 1) / len(losses)).to(losses.dtype)
+    return mean.to(losses.dtype), _sum(_each(weights, gradients) * gradients)
 
 
 def normalised(losses: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,8 +41,8 @@ def normalised(losses: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     steep gradients does not outvote the others.
     """
     lengths = gradients.flatten(2).norm(dim=2)
-    return losses.mean(0), (
-        _each(lengths.mean(0) / lengths.clamp_min(1e-30), gradients) * gradients).mean(0)
+    scales = _mean(lengths) / lengths.clamp_min(1e-30)
+    return _mean(losses), _mean(_each(scales, gradients) * gradients)
 
 
 def projected(losses: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +61,20 @@ def projected(losses: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
             conflict = (direction * flat[other]).sum(1, keepdim=True).clamp_max(0)
             direction = direction - conflict / squares[other] * flat[other]
         directions.append(direction)
-    return losses.mean(0), (reduce(torch.add, directions) / count).view_as(gradients[0])
+    return _mean(losses), _mean(torch.stack(directions)).view_as(gradients[0])
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The sum over models (N, ...), one after the other.
+
+    Tensor.sum rounds in an order that depends on the number of images, and an image must not depend
+    on the others of its batch.
+    """
+    return reduce(torch.add, values)
+
+
+def _mean(values: Tensor) -> Tensor:
+    return _sum(values) / len(values)
 
 
 def _each(weights: Tensor, gradients: Tensor) -> Tensor:

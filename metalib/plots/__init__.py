@@ -16,6 +16,7 @@ from metalib.plots.generation import (
     pairs,
     share_passed,
     times_fewer,
+    worse_ends,
 )
 from metalib.plots.hours import machine_hours, seconds_by_operations, speeds
 from metalib.plots.models import accuracy_and_robustness
@@ -54,5 +55,5 @@ __all__ = [
     "metamers_below_references", "montage", "null_and_metamers", "observers_by_stages", "pairs",
     "people_and_networks", "power_curves", "rejection_rates", "seconds_by_operations",
     "share_passed", "short", "shown", "side_by_side", "similarity_clouds", "speeds", "styled",
-    "times_fewer", "transfer_matrix", "use_style",
+    "times_fewer", "transfer_matrix", "use_style", "worse_ends",
 ]

@@ -1,6 +1,7 @@
 """Figures of estimates with their intervals, for every chapter."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,14 +21,19 @@ def side_by_side(
     Args:
         table: one row per point.
         x: the column along the axis; its values are evenly spaced, in the order of the rows.
-        by: the column that is told apart by colour and marker. It need not have a row at each `x`.
+        by: the column that is told apart by colour and marker. It need not have a row at each `x`;
+            a categorical one keeps the looks of categories that have none.
         value: the column of values.
         low, high: the columns of the ends of the intervals.
     """
     ax = ax or plt.gca()
     ticks, kinds = table[x].unique(), table[by].unique()
+    if isinstance(table[by].dtype, pd.CategoricalDtype):
+        kinds = table[by].cat.categories
     for number, (kind, color, marker) in enumerate(styled(kinds, MARKERS, both=True)):
-        rows = table[table[by] == kind].set_index(x).reindex(ticks)
+        rows: Any = table[table[by] == kind].set_index(x).reindex(ticks)
+        if rows[value].isna().all():
+            continue
         positions = np.arange(len(ticks)) + (number - (len(kinds) - 1) / 2) * 0.6 / len(kinds)
         errors = np.abs(rows[[low, high]].to_numpy().T - rows[value].to_numpy())
         ax.errorbar(positions, rows[value], yerr=errors, fmt=marker, color=color, markersize=5,

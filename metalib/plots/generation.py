@@ -163,7 +163,7 @@ def times_fewer(table: pd.DataFrame, *, least: float = 50, ax: Axes | None = Non
     Intervals reach to the bottom, "not reached", where they hold 0; so does a point at 0.
 
     Args:
-        table: as `metalib.evaluation.costs.times_fewer` gives it, of one rule.
+        table: as `metalib.evaluation.ends.times_fewer` gives it, of one rule.
         least: where a dotted line is drawn.
     """
     ax = ax or plt.gca()
@@ -178,6 +178,29 @@ def times_fewer(table: pd.DataFrame, *, least: float = 50, ax: Axes | None = Non
     ax.set_yticks([floor, 50, 100, 1000], ["not\nreached", "50", "100", "1,000"])
     ax.minorticks_off()
     ax.set_xticks(range(len(stages)), stages)
+    return ax
+
+
+def worse_ends(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Share of starts that end clearly worse than others, by kind of start; rules side by side.
+
+    The full part of a bar is the share that rests there.
+
+    Args:
+        table: as `metalib.evaluation.ends.by_start` gives it.
+    """
+    ax = ax or plt.gca()
+    starts, rules = (list(table[key].unique()) for key in ("start", "optimizer"))
+    width = 0.8 / len(rules)
+    for number, (rule, color, _, _) in enumerate(_looks(rules)):
+        rows = table[table["optimizer"] == rule].set_index("start").reindex(starts)
+        x = np.arange(len(starts)) + (number - (len(rules) - 1) / 2) * width
+        ax.bar(x, rows["worse"], 0.9 * width, color=color, alpha=0.4, label=rule)
+        ax.bar(x, rows["still"], 0.9 * width, color=color)
+        ax.vlines(x, rows["low"], rows["high"], color="0.5")
+    ax.set_xticks(range(len(starts)), starts)
+    ax.set(ylabel="share of starts", ylim=(0, None))
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(rules))
     return ax
 
 
@@ -244,5 +267,5 @@ def pairs(
     sns.heatmap(grid, annot=True, fmt=".0f", cmap="cividis_r", xticklabels=labels,
                 yticklabels=labels, square=True, linewidths=1, cbar_kws={"label": label}, ax=ax)
     ax.tick_params(length=0)
-    ax.set_xticklabels(labels, rotation=20, ha="right")
+    ax.set_xticklabels(labels, rotation=45, ha="right", rotation_mode="anchor")
     return ax

@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from metalib.plots.common import side_by_side
 from metalib.plots.pictures import montage
-from metalib.plots.style import LINES, MARKERS, short, styled
+from metalib.plots.style import LINES, MARKERS, SHADES, short, styled
 
 KINDS: dict[str, str] = {
     "random": "other images", "same-class": "of the class", "noise": "noise", "blend": "blends",
@@ -66,7 +66,8 @@ def kept_matrix(
     grid = cells.set_index([*by, "stage"])
     values = np.array([[grid["kept"].get((*one, stage), np.nan) for stage in stages]
                        for one in sets], dtype=float)
-    image = ax.imshow(values, cmap="viridis", vmin=limits[0], vmax=limits[1], aspect="auto")
+    image = ax.imshow(values, cmap=plt.get_cmap("viridis", SHADES), vmin=limits[0],
+                      vmax=limits[1], aspect="auto")
     middle = sum(limits) / 2 + 0.1 * (limits[1] - limits[0])
     for row, one in enumerate(sets):
         for column, stage in enumerate(stages):
@@ -105,9 +106,8 @@ def observers_by_stages(
     ax = ax or plt.gca()
     stages, observers = summary["stage"].unique(), summary["observer"].unique()
     grid = summary.assign(marked=marked).set_index(["observer", "stage"])
-    colors = plt.get_cmap("viridis")
-    ax.imshow(grid[value].unstack().loc[observers, stages], cmap=colors, vmin=limits[0],
-              vmax=limits[1], aspect="auto",
+    ax.imshow(grid[value].unstack().loc[observers, stages], cmap=plt.get_cmap("viridis", SHADES),
+              vmin=limits[0], vmax=limits[1], aspect="auto",
               extent=(-0.5, len(stages) - 0.5, len(observers) - 0.5, -0.5),
               interpolation="nearest")
     for (observer, stage), number, bold in grid[[value, "marked"]].itertuples():

@@ -12,6 +12,7 @@ COLUMN: float = 9.0  # width of the book's column, in inches at the book's resol
 LINES: tuple[str, ...] = ("-", "--", "-.", ":")
 MARKERS: tuple[str, ...] = ("o", "s", "^", "D", "v", "P", "X")
 PALETTE_PNG = "PNG8"  # the name under which Pillow knows `_save_with_palette`
+SHADES = 50  # of heat maps with numbers in many cells, so that these have few colours, too
 FEW_COLORS = 8192  # at most so many in a picture without photographs
 # Seven colours at even steps of lightness (CIE L* from 0 to 71, no two closer than 10): they stay
 # apart in greyscale, and under deuteranopia as Machado et al. (2009) simulate it.

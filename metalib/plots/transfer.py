@@ -142,12 +142,12 @@ def by_depth(
     Args:
         table: one row per point with the columns `depth`, `low` and `high` (the interval), `by`,
             `style` and `value`.
-        by: the column whose values have a colour each.
+        by: the column whose values have a colour each, in the order of the rows.
         style: the column whose values have a line style and a marker each.
         value: the column of the means.
     """
     ax = ax or plt.gca()
-    colors = {name: color for name, color, _ in styled(sorted(table[by].unique()), LINES)}
+    colors = {name: color for name, color, _ in styled(table[by].unique(), LINES)}
     lines = dict(zip(sorted(table[style].unique()), itertools.cycle(("s--", "o-", "^:", "d-."))))
     for number, (name, line) in enumerate(itertools.product(colors, lines)):
         rows: Any = table[(table[by] == name) & (table[style] == line)]
@@ -158,7 +158,7 @@ def by_depth(
                   (rows["high"] - rows[value]).clip(lower=0)]
         ax.errorbar(x, rows[value], yerr=np.nan_to_num(errors), label=f"{line} {name}",
                     fmt=lines[line], color=colors[name], markersize=4, capsize=2)
-    ax.set(xlabel="relative depth of the matched stage", ylim=(-0.05, 1.05))
+    ax.set(xlabel="relative depth", ylim=(-0.05, 1.05))
     return ax
 
 

@@ -26,10 +26,22 @@ from metalib.runs.tasks.generation import references
 Picture = tuple[dict[str, Any], Tensor]  # what it is, and (B, 3, H, W)
 
 
-def drawn(models: Sequence[str], draw: int, seed: int) -> list[str]:
-    """The networks in the order in which they become members in a draw."""
-    order = np.random.default_rng([seed, draw]).permutation(len(models))
+def drawn(models: Sequence[str], draw: int, seed: int, apart: int = 0) -> list[str]:
+    """The networks in the order in which they become members in a draw.
+
+    With `apart`, draws begin so many networks further on in one random order, so that draws of so
+    many members have none in common; otherwise every draw has an order of its own.
+    """
+    if apart:
+        order = np.roll(np.random.default_rng(seed).permutation(len(models)), -draw * apart)
+    else:
+        order = np.random.default_rng([seed, draw]).permutation(len(models))
     return [models[int(k)] for k in order]
+
+
+def without_overlap(members: Sequence[int], draw: int, apart: int) -> list[int]:
+    """The numbers of members for which a draw shares none with earlier ones that are kept."""
+    return [count for count in members if not apart or draw % -(-count // apart) == 0]
 
 
 def check_networks(
@@ -68,14 +80,18 @@ def reached(
 # --- What networks held out make of them ---------------------------------------------------------
 
 def check_joint(
-    *, models: Sequence[str], members: Sequence[int], efforts: Sequence[int], most: int,
-    singles: int, stage: str, part: int, parts: int, image_set: str, split: str | None,
+    *, draw: int, models: Sequence[str], members: Sequence[int], efforts: Sequence[int], most: int,
+    singles: int, apart: int, stage: str, part: int, parts: int, image_set: str, split: str | None,
     n_images: int, size: int, first: int, **_: Any,
 ) -> None:
     """Raise a ValueError unless there are networks for members and observers, and images."""
     check_networks(models, stage, image_set, split, n_images, size)
     for count in members:
         whole("a number of members", count, 2, len(models) - 1)
+    whole("apart", apart, 0)
+    if not without_overlap(members, draw, apart):
+        raise ValueError(f"draw {draw} of {min(members)} members shares some with an earlier one; "
+                         "leave it out, or give it fewer members")
     whole("singles", singles, 1)
     if whole("most", most, 1) < min(efforts) * min(members):
         raise ValueError(f"most is {most}, fewer evaluations than {min(members)} members need")
@@ -87,8 +103,9 @@ def check_joint(
 def joint(
     draw: int, models: Sequence[str], members: Sequence[int] = (2, 4), part: int = 0,
     parts: int = 1, efforts: Sequence[int] = (30, 60, 120), most: int = 480, singles: int = 4,
-    stage: str = "group3", image_set: str = "cifar10-samples", split: str | None = None,
-    n_images: int = 10, size: int | None = None, seed: int = 0, first: int = 0,
+    apart: int = 0, stage: str = "group3", image_set: str = "cifar10-samples",
+    split: str | None = None, n_images: int = 10, size: int | None = None, seed: int = 0,
+    first: int = 0,
 ) -> pd.DataFrame:
     """Joint metamers of a draw of members, and images to compare them with, shown to others.
 
@@ -110,6 +127,8 @@ def joint(
         efforts: numbers of evaluations of each member of a joint metamer.
         most: pairs of members and efforts that take more evaluations in all are left out.
         singles: of so many members, at most, single metamers are made.
+        apart: how far apart draws begin, see `drawn`; larger numbers of members are left out of
+            draws that would then share some.
         stage: the stage to match, in all networks.
         image_set, split, n_images, size, seed: the references, as in `load_images`.
         first: make the metamers of so many of the references of this part only; 0 makes all.
@@ -120,7 +139,7 @@ def joint(
         closest relation of the observer to the members; "itself" where a member judges its own),
         `image`, `class_match`, `passed`, `match`, `distance`.
     """
-    order = drawn(models, draw, seed)
+    order, members = drawn(models, draw, seed, apart), without_overlap(members, draw, apart)
     held_out, networks = order[max(members):], {name: load_model(name) for name in order}
     images = references(image_set, split, n_images, size, seed, 0)[part::parts]
     images = images[:first] if first else images
@@ -291,12 +310,12 @@ def check_prices(
 def prices(
     draw: int, members: int, models: Sequence[str], combine: str = "worst", limit: int = 500,
     stage: str = "group3", image_set: str = "cifar10-samples", split: str | None = None,
-    n_images: int = 10, size: int | None = None, seed: int = 0, first: int = 0,
+    n_images: int = 10, size: int | None = None, seed: int = 0, first: int = 0, apart: int = 0,
 ) -> pd.DataFrame:
     """Evaluations until an image passes for the first so many members of a draw.
 
     Args:
-        draw, models: as in `joint`, so that a draw has the same members.
+        draw, models, apart: as in `joint`, so that a draw has the same members.
         members: how many of them.
         combine: how the members' losses become one, a name in `COMBINATIONS`.
         limit: evaluations of every member, at most.
@@ -306,7 +325,7 @@ def prices(
         pandas.DataFrame, one row per image: `names` of the members, separated by spaces, `image`,
         `evaluations` of every member, `passed`.
     """
-    names = drawn(models, draw, seed)[:members]
+    names = drawn(models, draw, seed, apart)[:members]
     images = references(image_set, split, n_images, size, seed, first)
     return until_passed([load_model(name) for name in names], stage, images, combine=combine,
                         limit=limit, seed=seed).assign(names=" ".join(names))

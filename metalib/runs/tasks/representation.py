@@ -1,6 +1,7 @@
 """The representation test of metamers, and simulations of how often it rejects."""
 
 import functools
+import os
 from typing import Any
 
 import pandas as pd
@@ -46,6 +47,9 @@ def representation(
 ) -> pd.DataFrame:
     """The representation test of one generator's metamers in one observer.
 
+    Activations of the natural images are kept in the folder that the environment variable
+    METALIB_CACHE names, for other cells of the observer (gigabytes); without one they are not.
+
     Args:
         generator, matched: the network for which metamers are made, and its stage.
         observer: the network that is shown them; all of its stages are tested.
@@ -66,7 +70,7 @@ def representation(
                                       size, steps, seed)
     table = representation_test(
         network, chosen, metamers, natural=natural, nulls=NULLS, draws=draws,
-        permutations=permutations, seed=seed, cache=False)
+        permutations=permutations, seed=seed, cache=os.environ.get("METALIB_CACHE") or False)
     stages = table.summary().assign(null="", image=-1, part="stage")
     images = pd.DataFrame(table).assign(part="image")
     rows = [only(images, IMAGE, OF_IMAGES), only(stages, IMAGE, OF_STAGES)]
@@ -75,13 +79,20 @@ def representation(
             "training"))
 
 
-@functools.lru_cache(maxsize=2)  # the cells of one generator and stage follow each other
+@functools.lru_cache(maxsize=1)
+def _natural(
+    image_set: str, split: str | None, n_images: int, size: int | None, seed: int,
+) -> ImageSet:
+    return load_images(image_set, split=split, n=n_images, seed=seed, size=size)
+
+
+@functools.lru_cache(maxsize=50)  # all observers are shown the same
 def _made(
     generator: str, matched: str, image_set: str, split: str | None, n_images: int,
     references: int, size: int | None, steps: int, seed: int,
 ) -> tuple[ImageSet, ImageSet, Tensor]:
     """Natural images, the references among them, and their metamers."""
-    natural = load_images(image_set, split=split, n=n_images, seed=seed, size=size)
+    natural = _natural(image_set, split, n_images, size, seed)
     chosen = natural[stratified(natural.labels, references, seed)]
     metamers = generate(load_model(generator), chosen, matched, steps=steps, seed=seed)
     return natural, chosen, metamers.images
