@@ -162,9 +162,64 @@ def test_a_check_without_the_images_says_so(root):
     table = store.load_table(path)
     cells = {file.address: {"date": "", "seconds": 0, "hardware": "", "torch": "", "code": ""}
              for file, _ in studies.load_study("made-up").cells()}
-    store.save_table(table, path, cells=cells, images={})
+    store.save_table(table, path, cells=cells, images={}, weights={})
     with pytest.warns(RuntimeWarning, match="made-up is not checked: .*nowhere"):
         assert studies.check("made-up").empty
+
+
+NETWORKS = """
+from pathlib import Path
+from torch import nn
+import metalib
+
+def load(name):
+    layers = nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(1800, 10)
+    return metalib.wrap_model(nn.Sequential(*layers), input_size=32)
+
+def files(name):
+    return [Path(__file__).with_name(f"{name}.weights")]
+
+metalib.add_models("made-up", ["one", "two"], load, files=files, size=lambda name: 32)
+"""
+
+
+def test_tables_of_networks_that_are_elsewhere_are_read(root, monkeypatch):
+    """Their hashes are those of the table; nothing is computed or checked without them."""
+    monkeypatch.setenv("METALIB_DATA", str(root))
+    monkeypatch.setenv("METALIB_MODELS", "")
+    (root / "studies" / "networks.py").write_text(NETWORKS)
+    edit(root / "studies" / "made-up.yml", '"zoo/vgg-robust-*"', '"made-up/*", zoo/vgg-robust-0')
+    files = [root / "studies" / f"{name}.weights" for name in ("one", "two")]
+    for file in files:
+        file.write_bytes(file.name.encode())
+        null = root / "nulls" / "made-up" / f"{file.stem}.safetensors"
+        null.parent.mkdir(parents=True, exist_ok=True)
+        null.write_bytes(b"of this network")
+    table = studies.compute("made-up")
+    assert set(table["model"]) == {"made-up/one", "made-up/two", "zoo/vgg-robust-0"}
+    assert "Not on the machine" not in studies.colophon(table).data
+
+    files[0].write_bytes(b"another one")
+    studies.sweeps._weights_hash.cache_clear()
+    with pytest.raises(studies.Stale, match="other weights"):
+        studies.table("made-up")
+
+    for file in files:
+        file.unlink()
+    studies.sweeps._weights_hash.cache_clear()
+    pd.testing.assert_frame_equal(studies.table("made-up"), table)
+    pd.testing.assert_frame_equal(studies.compute("made-up"), table)
+    assert "2 networks (made-up/one, made-up/two)" in studies.colophon(table).data
+    checked = studies.check("made-up", seed=0)
+    assert set(checked["cell"]) == {cell[:12] for cell in table.loc[
+        table["model"] == "zoo/vgg-robust-0", "cell"]}
+    edit(root / "studies" / "made-up.yml", ", zoo/vgg-robust-0", "")
+    studies.compute("made-up")
+    with pytest.warns(RuntimeWarning, match="none of its cells has all its networks"):
+        assert studies.check("made-up").empty
+    edit(root / "studies" / "made-up.yml", "[stem, logits]", "[stem, logits, group1]")
+    with pytest.raises(ValueError, match=r"the weights of made-up/one are not on .*one\.weights"):
+        studies.compute("made-up")
 
 
 @pytest.mark.parametrize("again, stored, tolerance, holds", [

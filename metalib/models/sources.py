@@ -90,6 +90,13 @@ def sources() -> dict[str, Source]:
     return SOURCES
 
 
+def read_also(path: Path) -> None:
+    """Let this process and those that it starts read a file of networks, as `VARIABLE` does."""
+    named = list(filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)))
+    if str(path) not in named:
+        os.environ[VARIABLE] = os.pathsep.join([*named, str(path)])
+
+
 def _run(path: Path) -> None:
     """Import a Python file as a module of its own."""
     name = f"models_{len(_read)}_{path.stem}"
@@ -104,7 +111,11 @@ def _run(path: Path) -> None:
         raise
 
 
-def add_models(prefix: str, names: Iterable[str], load: Callable[..., Model]) -> None:
+def add_models(
+    prefix: str, names: Iterable[str], load: Callable[..., Model], *,
+    files: Callable[[str], list[Path]] = _no_files,
+    size: Callable[[str], int | None] = _nothing,
+) -> None:
     """Give networks of your own names, which then stand wherever a model's name does.
 
     Tables, recipes and addresses of cells know such a network by its content: its weights,
@@ -115,6 +126,11 @@ def add_models(prefix: str, names: Iterable[str], load: Callable[..., Model]) ->
         names: what may stand behind it.
         load: a function of a name that returns what `wrap_model` returns; with a parameter
             `stages`, `weights` or `pretrained` it is also given that argument of `load_model`.
+        files: a function of a name that returns the paths of the files that `load` reads, so that
+            it can be said where one is missing. By their bytes tables then know the network, and
+            not by its code. Without it, a network is taken to be there.
+        size: a function of a name that returns the network's `input_size`; without it, a network
+            is loaded where only its size is asked for.
 
     Raises:
         ValueError: a prefix that is no word or that a library has, names that are no texts, none,
@@ -141,7 +157,9 @@ def add_models(prefix: str, names: Iterable[str], load: Callable[..., Model]) ->
     if not callable(load):
         raise ValueError("load is a function from a name to a Model (see wrap_model), not "
                          f"{type(load).__name__}")
-    SOURCES[prefix] = Source(lambda: names, functools.partial(_loaded, prefix, load), added=True)
+    SOURCES[prefix] = Source(
+        lambda: names, functools.partial(_loaded, prefix, load), files, size=size,
+        added=True)
 
 
 def _loaded(

@@ -24,21 +24,25 @@ def check(
 
     Returns:
         pandas.DataFrame: a row for each cell and column with a tolerance: `found`, the difference,
-        `allowed`, and `holds`. It is empty, with a warning, where the images of the study are not
-        on this machine.
+        `allowed`, and `holds`. It is empty, with a warning, where the images of the study or all
+        its networks are not on this machine.
 
     Raises:
         Stale: the images are others than the table was made with.
         ValueError: rows that the table lacks, or no column that can be compared.
     """
-    all_cells = study.cells()
-    chosen = random.Random(seed).sample(all_cells, min(cells, len(all_cells)))
+    about = stored.attrs["provenance"]
+    here = [(file, values) for file, values in study.cells(known=about["weights"])
+            if all(map(sweeps.is_here, file.about["weights"]))]
+    chosen = random.Random(seed).sample(here, min(cells, len(here)))
     try:
+        if not here:
+            raise FileNotFoundError("none of its cells has all its networks on this machine")
         images = images_of(study, chosen)
     except FileNotFoundError as error:
         warnings.warn(f"{study.name} is not checked: {error}", RuntimeWarning, stacklevel=2)
         return pd.DataFrame(columns=["study", "cell", "column", "found", "allowed", "holds"])
-    known = stored.attrs["provenance"]["images"]
+    known = about["images"]
     if others := [key for key, value in images.items() if known.get(key, value) != value]:
         raise Stale(
             f"results/{study.name}.parquet was made from other images: {', '.join(others)}")

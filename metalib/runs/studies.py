@@ -115,8 +115,9 @@ def _fresh(study: Study) -> pd.DataFrame:
         raise FileNotFoundError(f"the study {study.name} has no table yet; "
                                 f"make results STUDY={study.name}")
     found = load_table(path)
-    wanted = {file.address for file, _ in study.cells()}
-    there = set(found.attrs["provenance"]["cells"])
+    about = found.attrs["provenance"]
+    wanted = {file.address for file, _ in study.cells(known=about["weights"])}
+    there = set(about["cells"])
     if wanted != there:
         raise Stale(
             f"results/{path.name} is stale: of the {len(wanted)} cells of the study "
@@ -152,8 +153,9 @@ def compute(
         ValueError, ConnectionError, OSError, KeyboardInterrupt: as `metalib.sweep.sweep`.
     """
     study, folder, path = load_study(name), folder_of(name), table_of(name)
-    cells, old = study.cells(folder), load_table(path) if path.is_file() else pd.DataFrame()
-    kept = old.attrs.get("provenance", {}).get("cells", {})
+    old = load_table(path) if path.is_file() else pd.DataFrame()
+    about = old.attrs.get("provenance", {})
+    cells, kept = study.cells(folder, about.get("weights")), about.get("cells", {})
     missing = [values for file, values in cells if file.address not in kept]
     if missing:
         done = sweeps.sweep(study.task, missing, directory=folder, scheduler=scheduler,
@@ -266,7 +268,7 @@ def _told(about: dict[str, Any]) -> str:
     cost = f"{sum(seconds) / 60:.0f} core minutes" if seconds else "unknown time"
     hardware = ", ".join(Counter(cell["hardware"] for cell in cells))
     return (f"`results/{about['study']}.parquet` ({about['title']}): {len(cells)} cells, made "
-            f"{dates(about)} in {cost} on {hardware}; {_of_code(about)}")
+            f"{dates(about)} in {cost} on {hardware}; {_of_code(about)}{_of_strangers(about)}")
 
 
 def dates(about: dict[str, Any]) -> str:
@@ -284,6 +286,15 @@ def _of_code(about: dict[str, Any]) -> str:
         return "the code is still the same."
     return (f"the code has changed since for {other} of them, three of which, chosen at random, "
             "are computed again in every run of the tests.")
+
+
+def _of_strangers(about: dict[str, Any]) -> str:
+    """Which networks could not be compared with those that a table was made with, in words."""
+    absent = [name for name in about.get("weights", {}) if not sweeps.is_here(name)]
+    if not absent:
+        return ""
+    return (f" Not on the machine that built this page, so that nobody asked whether their weights "
+            f"are still the same: {len(absent)} networks ({', '.join(absent)}).")
 
 
 # --- The command --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 from metalib.data import load_images
 from metalib.models.registry import list_models
+from metalib.models.sources import read_also
 from metalib.runs import sweep as sweeps
 from metalib.runs.documents import read_yaml
 
@@ -43,12 +44,17 @@ class Study:
     check: dict[str, Any]
     tolerances: dict[str, float | str]
 
-    def cells(self, folder: str | Path = "") -> list[sweeps.Cell]:
-        """Its cells, with their files in a folder, which need not be there yet."""
+    def cells(
+        self, folder: str | Path = "", known: dict[str, str] | None = None,
+    ) -> list[sweeps.Cell]:
+        """Its cells, with their files in a folder, which need not be there yet.
+
+        `known` is as in `metalib.runs.sweep.cells_of`.
+        """
         blocks = [dict(zip(block, values)) for block in self.grid for values in itertools.product(
             *(value if isinstance(value, list) else [value] for value in block.values()))]
         return sweeps.cells_of(self.task, blocks, directory=folder, parameters=self.parameters,
-                               code=CODE)
+                               code=CODE, known=known)
 
     def given(self, **others: Any) -> "Study":
         """The same with other values for an axis of the grid or for a parameter.
@@ -94,7 +100,7 @@ def list_studies() -> list[str]:
 
 
 def load_study(name: str) -> Study:
-    """A study by its name.
+    """A study by its name. From then on names of networks in `studies/networks.py` are known, too.
 
     Raises:
         FileNotFoundError: there is no such study; the message lists those that there are.
@@ -104,6 +110,8 @@ def load_study(name: str) -> Study:
     if not path.is_file():
         raise FileNotFoundError(f"there is no study {name}; there are "
                                 f"{', '.join(list_studies()) or 'none'}, each a file in studies/")
+    if (networks := path.with_name("networks.py")).is_file():
+        read_also(networks)
     found = read_yaml(path)
     if not {"title", "task", "grid", "tolerances"} <= set(found) <= KEYS:
         raise ValueError(f"{path.name} must have the keys title, task, grid and tolerances, and "

@@ -54,7 +54,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -215,11 +215,12 @@ def rows_of(file: TableFile, values: dict[str, Any], parameters: dict[str, Any])
 
 def cells_of(
     task: Task, grid: Grid, *, directory: str | Path, parameters: dict[str, Any] | None = None,
-    code: str | None = None,
+    code: str | None = None, known: Mapping[str, str] | None = None,
 ) -> list[Cell]:
     """The cells of a grid: the file of each, stored or not, and its values.
 
-    The arguments are those of `sweep`.
+    The arguments are those of `sweep`; `known` has hashes of networks by name, as
+    `about["weights"]` of other cells, for those that are not on this machine with a null.
 
     Raises:
         ValueError: as `sweep`, where the task, the grid or values are wrong.
@@ -234,12 +235,13 @@ def cells_of(
         raise ValueError("a grid is a dict of lists, or a list of dicts, with at least one cell")
     folder, fit = Path(directory) / "cells", _fit_of(task)
     source = [_source(task), code_hash()] if code is None else [name_of(task), code]
+    known = {name: value for name, value in (known or {}).items() if not is_here(name)}
     cells, grid = {}, _passed([{**(parameters or {}), **cell} for cell in grid], fit)
     for values in grid:
-        known = values if code is None else whole_values(task, values)
-        weights = {name: hashed for name in sorted(_texts(known))
-                   if (hashed := _weights_hash(name))}
-        address = address_of(*source, known, weights)
+        filled = values if code is None else whole_values(task, values)
+        weights = {name: hashed for name in sorted(_texts(filled))
+                   if (hashed := known.get(name) or _weights_hash(name))}
+        address = address_of(*source, filled, weights)
         cells[address] = TableFile(folder, address, {
             "task": name_of(task), "parameters": values, "weights": weights}), values
     return list(cells.values())
@@ -367,11 +369,17 @@ def _texts(value: Any) -> set[str]:
     return {text for part in inner for text in _texts(part)}
 
 
+def is_here(name: str) -> bool:
+    """Whether a network is on this machine, with null distributions."""
+    found = source_of(name)
+    return found is not None and not missing_files(*found) and null_file(name) is not None
+
+
 @functools.cache
 def _weights_hash(name: str) -> str | None:
     """SHA-256 of the files of a model and its nulls, or None for a string that names no model.
 
-    A model that the user added has no files that are known: its content stands for them.
+    The content of a model that the user added stands for files that are not told.
     """
     found = source_of(name)
     if found is None:
@@ -382,8 +390,9 @@ def _weights_hash(name: str) -> str | None:
             f"the weights of {name} are not on this machine ({missing[0].name}): call "
             f"metalib.load_model({name!r}) once, so that their hash is known and workers do not "
             "all download them")
-    files = [*source.files(rest), *filter(None, [null_file(name)])]
-    content = [fingerprint(load_model(name)).encode()] if source.added else []
+    own = source.files(rest)
+    files = [*own, *filter(None, [null_file(name)])]
+    content = [fingerprint(load_model(name)).encode()] if source.added and not own else []
     return hashlib.sha256(
         b"".join([*content, *(path.read_bytes() for path in files)])).hexdigest()
 
