@@ -28,6 +28,7 @@ from metalib import (
     load_images,
     load_model,
     load_null,
+    zoo,
 )
 
 PLACE = Path(__file__).parent / "_static" / "explore" / "data.js"
@@ -71,8 +72,8 @@ def data(
         evaluations: after how many evaluations a picture is kept; the last is that of the metamer.
     """
     images = load_images("cifar10-samples")[list(photographs)]
-    observers = list_models("zoo/*") if observers is None else observers
-    generators = list_models("zoo/*-0") if generators is None else generators
+    observers = list_models(zoo.SMALL) if observers is None else observers
+    generators = list_models(f"{zoo.SMALL}-0") if generators is None else generators
     models = {name: load_model(name) for name in dict.fromkeys([*networks, *observers])}
     seen = [(name, stage) for name in networks for stage in watched or models[name].stages]
     shown = [(name, stage) for name in generators for stage in stages]

@@ -26,6 +26,7 @@ MODULES = {
     "zoo.architectures": "models.zoo.architectures",
     "zoo.train": "runs.train_zoo",
     "combinations": "generation.combinations",
+    "feedforward": "generation.feedforward",
     "generate": "generation.generate",
     "graphs": "generation.graphs",
     "optimizers": "generation.optimizers",

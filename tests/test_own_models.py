@@ -41,6 +41,7 @@ metalib.add_models("mine", ["1", "2"], load)
 @pytest.fixture(autouse=True)
 def _a_folder_and_collections_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("METALIB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("METALIB_MODELS", "")
     monkeypatch.setattr(sources, "_read", set())
     before = dict(sources.SOURCES)
     yield
@@ -240,6 +241,38 @@ def test_nulls_are_kept_only_for_names_that_come_without(samples, small, robust)
     with pytest.raises(ValueError, match="its stages are 0, 2, 5"):
         nulls.keep_nulls("small/one", samples, stages=["7"])
     assert not null_file("small/one")
+
+
+def test_nulls_of_ones_own_networks_may_come_with_them(samples, tmp_path):
+    add_small()
+    shipped = nulls.keep_nulls("small/one", samples).rename(tmp_path / "one.safetensors")
+    with pytest.raises(ValueError, match="null"):
+        load_null(load_model("small/one"), "0")
+    metalib.add_models(
+        "small", ["one", "two"], lambda name: metalib.wrap_model(
+            small_network(0), stages=["0", "2", "5"]), size=lambda name: 32,
+        nulls=lambda name: shipped.with_name(f"{name}.safetensors"))
+    assert load_null(load_model("small/one"), "0").pairs == 380 and null_file("small/two") is None
+    with pytest.raises(ValueError, match="small/one comes with nulls"):
+        nulls.keep_nulls("small/one", samples)
+
+
+def test_networks_of_studies_are_those_that_they_name():
+    """Where their files are missing they still have names, sizes and nulls; one comes along."""
+    sources.read_also(Path(__file__).parents[1] / "studies" / "networks.py")
+    names = metalib.list_models("public/*")
+    assert len(names) == 15 and "public/efficientnet_lite0" in metalib.list_models(
+        "public/*", offline=True)
+    assert size_of("public/mobilenet_v1_0.25_128") == 128
+    assert all(null_file(name) for name in names)
+    with pytest.raises(FileNotFoundError, match="mobilenet_v1_0.25_128.safetensors"):
+        load_model("public/mobilenet_v1_0.25_128")
+    model = load_model("public/efficientnet_lite0")
+    same = load_model("timm/tf_efficientnet_lite0")
+    images = load_images("imagenet-samples", n=2, size=model.input_size).images
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), same(images), rtol=1e-3, atol=1e-3)
+    assert load_null(model, "features").pairs > 800_000
 
 
 def test_a_full_disk_leaves_what_was_kept(samples, monkeypatch):

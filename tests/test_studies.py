@@ -331,6 +331,27 @@ def test_nothing_is_supported_by_a_missing_interval(monkeypatch):
         assert claims.verdict_of(CLAIM, *ends) == "unsupported"
 
 
+def test_claims_are_asked_again_of_other_tables(monkeypatch):
+    """Thresholds stay, a set without a table is not asked, and a missing interval tells nothing."""
+    from dataclasses import replace
+    known = [replace(CLAIM, asked="It costs more than five"), replace(CLAIM, id="silent"),
+             replace(CLAIM, id="two", asked="Both", study=["made-up", "other"])]
+    monkeypatch.setattr(claims, "load_claims", lambda: {claim.id: claim for claim in known})
+    tables = {name: {"made-up": pd.DataFrame({"cost": values})} for name, values in (
+        ("small", [9.0, 9.0]), ("large", [1.0, 1.0]), ("others", [5.0, 5.5]), ("none", [np.nan]))}
+    tables["others"]["other"] = tables["others"]["made-up"]
+    monkeypatch.setattr(claims, "function_of", lambda _: lambda *parts, **_: mean_cost(parts[0]))
+    found = claims.again({**tables, "empty": {}})
+    assert list(found["claim"]) == ["costs"] * 4 + ["two"]
+    wide = claims.side_by_side(found)
+    assert list(wide.columns) == ["small", "large", "others", "none"]
+    assert list(wide.loc["It costs more than five"]) == [
+        "holds: 9.00 (8.00 to 10.00)", "does not hold: 1.00 (0.00 to 2.00)",
+        "cannot tell: 5.25 (4.25 to 6.25)", "cannot tell"]
+    assert list(wide.loc["Both"]) == ["not asked", "not asked",
+                                      "cannot tell: 5.25 (4.25 to 6.25)", "not asked"]
+
+
 def test_claims_are_read_and_bad_ones_named(root):
     folder = root / "book" / "claims"
     folder.mkdir(parents=True)

@@ -20,7 +20,7 @@ from metalib.models import zoo
 PERTURBATION = frozenset({"epsilon", "start", "attack_steps"})  # what trainings may differ in
 
 
-def cards(pattern: str = "zoo/*") -> pd.DataFrame:
+def cards(pattern: str = zoo.SMALL) -> pd.DataFrame:
     """The cards of the bundled networks whose names match: a row for each.
 
     Returns:
@@ -70,7 +70,7 @@ def nested(table: pd.DataFrame) -> pd.DataFrame:
                            for role in roles})
 
 
-def robustness_gap(pattern: str = "zoo/*", training: str = "robust") -> dict[str, Any]:
+def robustness_gap(pattern: str = zoo.SMALL, training: str = "robust") -> dict[str, Any]:
     """By how much the least robust network of a training beats the most robust of the others.
 
     The accuracies under attack differ by `estimate`; `low` and `high` are its 95 % interval over
@@ -88,7 +88,7 @@ def robustness_gap(pattern: str = "zoo/*", training: str = "robust") -> dict[str
     return {"estimate": gap, "low": gap - half, "high": gap + half, **sizes}
 
 
-def differences_of_recipes(pattern: str = "zoo/*") -> set[str]:
+def differences_of_recipes(pattern: str = zoo.SMALL) -> set[str]:
     """The settings in which trainings of one architecture differ, by the cards of its networks.
 
     >>> differences_of_recipes() <= PERTURBATION

@@ -95,7 +95,7 @@ class Observer:
         self, model: Model, images: ImageSet, batch_size: int, stages: Collection[str] = (),
     ):
         self.model, self.images, self.batch_size = model, images, batch_size
-        self.labels = _labels(model, images)
+        self.labels = labels_of(model, images)
         batches = self._batches(images.images)
         with torch.no_grad():
             read = [model.read(batch, [*stages], logits=model.has_classes) for batch in batches
@@ -245,7 +245,7 @@ class Observer:
                 for batch in pictures.to(self.model.device).split(self.batch_size)]
 
 
-def _labels(model: Model, images: ImageSet) -> Tensor:
+def labels_of(model: Model, images: ImageSet) -> Tensor:
     """The labels as classes of the model, -1 where unknown: by name where images have names.
 
     Raises:

@@ -115,6 +115,7 @@ def add_models(
     prefix: str, names: Iterable[str], load: Callable[..., Model], *,
     files: Callable[[str], list[Path]] = _no_files,
     size: Callable[[str], int | None] = _nothing,
+    nulls: Callable[[str], Path | None] = _nothing,
 ) -> None:
     """Give networks of your own names, which then stand wherever a model's name does.
 
@@ -131,6 +132,8 @@ def add_models(
             not by its code. Without it, a network is taken to be there.
         size: a function of a name that returns the network's `input_size`; without it, a network
             is loaded where only its size is asked for.
+        nulls: a function of a name that returns the path of a file of null distributions that comes
+            with the network, as `metalib null` makes it, or None.
 
     Raises:
         ValueError: a prefix that is no word or that a library has, names that are no texts, none,
@@ -158,7 +161,7 @@ def add_models(
         raise ValueError("load is a function from a name to a Model (see wrap_model), not "
                          f"{type(load).__name__}")
     SOURCES[prefix] = Source(
-        lambda: names, functools.partial(_loaded, prefix, load), files, size=size,
+        lambda: names, functools.partial(_loaded, prefix, load), files, nulls, size,
         added=True)
 
 

@@ -3,6 +3,7 @@
     model = wrap_model(network, stages=["layer1", "fc"], mean=..., std=..., input_size=224)
 """
 
+import contextlib
 import copy
 import functools
 import math
@@ -21,7 +22,7 @@ def wrap_model(
     mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
     input_size: int | tuple[int, int] = 32, class_names: Sequence[str] = (),
     coarse: Mapping[str, Sequence[int]] | None = None, name: str | None = None,
-    card: dict | None = None, channels_last: bool = False, classes: bool | None = None,
+    card: dict | None = None, channels_last: bool | None = None, classes: bool | None = None,
     output: str | int | Callable[[Any], Any] | None = None,
 ) -> Model:
     """Make a `Model` of any network, by the names of its submodules. It is frozen, in place.
@@ -49,9 +50,10 @@ def wrap_model(
             `metalib.labels.IMAGENET16`, for models that are compared by coarse answers.
         name: the model's name; the class name of `module` if None.
         card: a plain dict of facts about the model.
-        channels_last: hold weights and images with the channels last in memory. This makes most
-            convolutional networks faster; a network that calls `view` on its activations does
-            not work with it.
+        channels_last: hold weights and images with the channels last in memory, which changes
+            roundings only. None does so for networks with convolutions that work with it, which are
+            up to 1.4 times as fast (`benchmarks/layouts.py`); one that calls `view` on its
+            activations does not.
         classes: whether the network classifies. None takes an output (B, K) for logits; pass False
             for an encoder that returns embeddings.
         output: what to take of the network's output: a key or attribute, a number, or a function
@@ -85,10 +87,14 @@ def wrap_model(
         raise ValueError(f"stages is a list of names, such as [{stages!r}]")
     name = name or type(module).__name__
     network, dtype = _adopted(module, name)
-    return Model(
-        network, stages=stages, mean=mean, std=std, sides=_sides(input_size), dtype=dtype,
-        class_names=class_names, coarse=coarse, name=name, card=card,
-        channels_last=channels_last, classes=classes, output=output)
+    make = functools.partial(
+        Model, network, stages=stages, mean=mean, std=std, sides=_sides(input_size), dtype=dtype,
+        class_names=class_names, coarse=coarse, name=name, card=card, classes=classes,
+        output=output)
+    if channels_last is None and any(isinstance(part, nn.Conv2d) for part in network.modules()):
+        with contextlib.suppress(ValueError, RuntimeError):  # said below, if it is no matter of it
+            return make(channels_last=True)
+    return make(channels_last=bool(channels_last))
 
 
 @functools.cache

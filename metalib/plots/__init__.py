@@ -34,7 +34,17 @@ from metalib.plots.representation import (
     similarity_clouds,
 )
 from metalib.plots.seeing import against_natural, concentration, displacements, heat_maps
-from metalib.plots.style import COLUMN, LINES, MARKERS, PALETTE, look, short, styled, use_style
+from metalib.plots.style import (
+    COLUMN,
+    LINES,
+    MARKERS,
+    PALETTE,
+    as_jpeg,
+    look,
+    short,
+    styled,
+    use_style,
+)
 from metalib.plots.tables import Shown, shown
 from metalib.plots.transfer import (
     answered,
@@ -48,7 +58,7 @@ from metalib.plots.transfer import (
 
 __all__ = [
     "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "RULES", "Shown",
-    "accuracy_and_robustness", "against_natural", "answered", "by_depth", "by_stage",
+    "accuracy_and_robustness", "against_natural", "answered", "as_jpeg", "by_depth", "by_stage",
     "by_threshold", "cases", "clustered", "concentration", "cost_and_distinctness",
     "cost_by_stage", "discoveries", "displacements", "estimates", "fisher", "heat_maps",
     "kept_matrix", "kinds_matrix", "look", "machine_hours", "match_by_evaluations",

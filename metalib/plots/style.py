@@ -1,11 +1,14 @@
 """The look of all figures: sizes, colours, line styles and names."""
 
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from typing import Any
 
+import matplotlib.pyplot as plt
 import seaborn as sns
 from cycler import cycler
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 COLUMN: float = 9.0  # width of the book's column, in inches at the book's resolution
@@ -59,6 +62,24 @@ def _save_with_palette(image: Image.Image, file: Any, _name: Any) -> None:
     if opaque.getcolors(FEW_COLORS) is not None:
         opaque = opaque.quantize(256, dither=Image.Dither.NONE)
     opaque.save(file, "PNG", optimize=True)
+
+
+def as_jpeg(figure: Figure, quality: int = 85) -> Any:
+    """A figure with large photographs as a page shows it: as JPEG, a tenth of the bytes of PNG.
+
+    It has twice the resolution of its size on the page. The figure is closed.
+
+    Returns:
+        IPython.display.Image.
+    """
+    from IPython.display import Image as Shown
+    with BytesIO() as file:
+        figure.savefig(file, format="jpeg", dpi=2 * figure.dpi, bbox_inches="tight",
+                       pil_kwargs={"quality": quality})
+        with Image.open(file) as image:
+            width = image.width // 2
+        plt.close(figure)
+        return Shown(file.getvalue(), format="jpeg", width=width)
 
 
 Image.register_save(PALETTE_PNG, _save_with_palette)

@@ -3,6 +3,7 @@
     claims.sentence("published-over-default")           # from the committed tables
     claims.sentence("published-over-default", {"criterion": table})     # from these
     claims.verdicts()                                   # all of them, for the conclusion
+    claims.again({"32 px": tables, "ImageNet": others})    # some of them, of other networks, too
 
 A file of `book/claims` is a list of claims::
 
@@ -21,6 +22,7 @@ A file of `book/claims` is a list of claims::
       scope: "{networks} networks, {images} images"
       record: ""                        # what else it rests on, or in place of a study
       figure: 01_generation_ablations.ipynb#fig-cost       # where to see it
+      asked: The published procedure needs more evaluations    # of other networks, too (`again`)
 
 What estimates returns is a dict of numbers: `estimate`, `low` and `high` (its 95 % interval), and
 whatever else the wordings name. A claim is *supported* if the whole interval lies beyond the
@@ -42,6 +44,7 @@ from metalib.runs.documents import PlainLoader
 from metalib.runs.sweep import function_of
 
 QUESTIONS = ("generation", "evaluation", "transfer", "seeing")
+FOUND = {"supported": "holds", "unsupported": "cannot tell", "opposite": "does not hold"}
 WORDS = {"supported": "supported", "unsupported": "**not supported**", "opposite": "**opposite**"}
 MEASURES = {
     "evaluations": "gradient evaluations of an image",
@@ -73,6 +76,7 @@ class Claim:
     scope: str
     figure: str
     record: str = ""
+    asked: str = ""
     digits: int = 2
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -206,6 +210,61 @@ def verdicts(names: Sequence[str] = ()) -> list[Verdict]:
     read = {study: studies.table(study) for study in dict.fromkeys(
         study for name in names or known for study in known[name].studies)}
     return [judged(known[name], read) for name in names or known]
+
+
+def again(
+    sets: Mapping[str, Mapping[str, pd.DataFrame]], only: Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:
+    """The claims that are asked of other networks and images, too: what each set says of them.
+
+    Thresholds and directions are those of the claims, whatever the set.
+
+    Args:
+        sets: by name, tables by the studies of the claims. A claim is not asked of a set that lacks
+            one of its tables.
+        only: by name of a set, the ids of those that are asked of it; of others, all are.
+
+    Returns:
+        pandas.DataFrame, one row per claim and set that it was asked of: `claim`, its id, `asked`
+        in words, `set`, `found` ("holds", "does not hold" or "cannot tell"), `number` with its
+        interval, and `scope`.
+    """
+    rows = []
+    for claim in load_claims().values():
+        for name, tables in sets.items() if claim.asked else ():
+            some = (only or {}).get(name, [claim.id])
+            if set(claim.studies) <= set(tables) and claim.id in some:
+                verdict = judged(claim, tables)
+                rows.append({"claim": claim.id, "asked": claim.asked, "set": name,
+                             "found": FOUND[verdict.word], "number": verdict.number,
+                             "scope": verdict.scope})
+    return pd.DataFrame(rows, columns=["claim", "asked", "set", "found", "number", "scope"])
+
+
+def tally(found: pd.DataFrame, name: str) -> str:
+    """How many claims a set has, and how many of them hold there, do not, and cannot be told.
+
+    Args:
+        found: as `again` gives it.
+        name: of the set.
+
+    Returns:
+        A sentence.
+    """
+    counts: Any = found.loc[found["set"] == name, "found"].value_counts()
+    holds, fails, open_ = (counts.get(word, 0) for word in (
+        "holds", "does not hold", "cannot tell"))
+    return (f"Of {counts.sum()} claims asked again of {name}, {holds} hold, {fails} do not, and of "
+            f"{open_} so few networks cannot tell.")
+
+
+def side_by_side(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `again` as a table of a page: a row for each claim, a column for each set."""
+    text: Any = found["found"] + ": " + found["number"]
+    wide: Any = found.assign(text=text.where(found["number"].str.contains(r"\d"), found["found"]))
+    wide = wide.pivot(index="asked", columns="set", values="text")
+    order = {column: found[column].unique() for column in ("asked", "set")}
+    return wide.reindex(index=order["asked"], columns=order["set"]).fillna("not asked")
 
 
 def shown(found: Sequence[Verdict], question: str) -> Any:

@@ -10,6 +10,7 @@ first one is computed.
 Without a `size`, images have that which the network takes, or the first of several.
 """
 
+from metalib.runs.tasks.accuracy import accuracy
 from metalib.runs.tasks.checks import checked_by
 from metalib.runs.tasks.generation import generation
 from metalib.runs.tasks.joint import joint, pairs, partners, prices
@@ -20,6 +21,6 @@ from metalib.runs.tasks.starts import starts
 from metalib.runs.tasks.transfer import copies, coverage, transfer
 
 __all__ = [
-    "checked_by", "confidence", "copies", "coverage", "discoveries", "generation", "inversions",
-    "joint", "match", "minima", "pairs", "partners", "photographs", "prices", "rejections",
-    "representation", "starts", "statistics", "transfer"]
+    "accuracy", "checked_by", "confidence", "copies", "coverage", "discoveries", "generation",
+    "inversions", "joint", "match", "minima", "pairs", "partners", "photographs", "prices",
+    "rejections", "representation", "starts", "statistics", "transfer"]

@@ -14,6 +14,7 @@ from metalib.evaluation.nulls import shipped_stages
 from metalib.evaluation.shown import positive_controls
 from metalib.evaluation.transfer import Plan, transfer_study
 from metalib.generation.arguments import optimizer_of
+from metalib.models import zoo
 from metalib.models.registry import list_models
 from metalib.plain import whole
 from metalib.runs.tasks.checks import check_stage, checked_by, known, only
@@ -37,7 +38,7 @@ def check_transfer(
     others = known(correspondence_set, None, CKA_IMAGES, size)[0] if correspondence_set else None
     Correspondence(load, others, images[:0]).check(correspondences)
     Plan.of(load.entries([generator], images, "generators"),
-            load.entries(list(observers) or list_models("zoo/*"), images, "observers"), images,
+            load.entries(list(observers) or list_models(zoo.SMALL), images, "observers"), images,
             [stage], Nulls({}, natural), Correspondence(load, None, images), ["name"], False, {},
             True, 1)
     if generation and "optimizer" in generation:
@@ -59,7 +60,7 @@ def transfer(
 
     Args:
         generator, stage: names; a stage may be a relative depth instead.
-        observers: names; without any, all models of the bundled zoo.
+        observers: names; without any, all bundled networks of CIFAR-10.
         image_set, split, n_images, size: the references, as in `load_images`.
         null_set, null_images: source and number of the natural images for models that ship no
             null.
@@ -82,7 +83,7 @@ def transfer(
     others = load_images(correspondence_set, n=correspondence_images, seed=seed + 1, size=size
                          ) if correspondence_set else None
     table = transfer_study(
-        [generator], list(observers) or list_models("zoo/*"), images, stages=[stage],
+        [generator], list(observers) or list_models(zoo.SMALL), images, stages=[stage],
         null_images=natural, steps=steps, seed=seed, cards=cards, allow_pickle=allow_pickle,
         device=device, generation=generation, controls=controls, correspondences=correspondences,
         correspondence_images=others)
