@@ -17,8 +17,11 @@ from tqdm.auto import tqdm
 
 from metalib import (
     Compute,
+    combinations,
     generate,
     judge,
+    load_images,
+    load_model,
     null_distribution,
     optimizers,
     progress,
@@ -26,6 +29,7 @@ from metalib import (
     wrap_model,
 )
 from metalib.generation.compute import keep_freed_memory
+from metalib.generation.objective import Member, Objective, grouped, matching_loss
 from metalib.generation.optimizers import OPTIMIZERS
 
 
@@ -504,10 +508,63 @@ def as_published(activations, target):
 @pytest.mark.parametrize("options", [
     {}, {"prior": "natural"}, {"jitter": 2, "optimizer": "adam"}, {"optimizer": "lbfgs"}])
 def test_the_published_loss_written_by_a_user_gives_the_same(samples, small, options):
-    runs = [generate(small, samples[:3], "2", steps=6, **options, loss=loss)
+    plain = Compute(identity_relu=False)  # otherwise another loss is lowered, see `matching_loss`
+    runs = [generate(small, samples[:3], "2", steps=6, **options, loss=loss, compute=plain)
             for loss in (None, as_published)]
     torch.testing.assert_close(runs[0].loss, runs[1].loss, rtol=0, atol=1e-6)
     assert [run.recipe["loss"] for run in runs] == [None, "as_published"]
+
+
+@pytest.mark.parametrize("ceiling", [6.0, torch.inf])
+def test_the_matching_loss_is_a_convex_potential_of_the_identity_backward_relu(ceiling):
+    generator = torch.Generator().manual_seed(0)
+    before, other = 6 * torch.randn(2, 4, 50, generator=generator, dtype=torch.float64)
+    target = (6 * torch.randn(4, 50, generator=generator, dtype=torch.float64)).clamp(0, ceiling)
+    value, slope = matching_loss(before, target, ceiling)
+    norm = target.norm(dim=1)
+
+    def fenchel_young(z):
+        """Omega*(z) + Omega(t) - z t, Omega being half the square on [0, ceiling]."""
+        conjugate = torch.where(z > ceiling, ceiling * z - ceiling ** 2 / 2,
+                                z.clamp_min(0) ** 2 / 2) if ceiling < torch.inf else (
+            z.clamp_min(0) ** 2 / 2)
+        return (conjugate + target ** 2 / 2 - z * target).sum(1)
+
+    potential = fenchel_young(before.requires_grad_())
+    torch.testing.assert_close(value.square() / 2 * norm.square(), potential.detach())
+    gradient, = torch.autograd.grad(potential.sum(), before)
+    torch.testing.assert_close(value[:, None] * slope * norm.square()[:, None], gradient)
+    torch.testing.assert_close(gradient, before.detach().clamp(0, ceiling) - target)
+    distance = (before.detach().clamp(0, ceiling) - target).norm(dim=1) / norm
+    assert (value >= distance - 1e-12).all()
+    middle = fenchel_young((before + other).detach() / 2)
+    assert (middle <= (fenchel_young(before.detach()) + fenchel_young(other)) / 2).all()
+    for match in (target, torch.where(target == 0, -1.0, target)):
+        assert matching_loss(match, target, ceiling)[0].abs().max() == 0
+
+
+@pytest.mark.parametrize("stage", ["1", "2", "3"])
+def test_what_is_lowered_has_the_direction_of_the_published_gradient(samples, small, stage):
+    """The loss that is reported is the distance, also where another one is lowered."""
+    references, images = samples.images[:3], samples.images[3:6].clone()
+    member = Member(0, small, stage, None)
+    found = [Objective(grouped([member], 0, Compute(), None, alone=alone), references, count=1,
+                       combine=combinations.COMBINATIONS["worst"])(images, torch.arange(3), 0) for alone in (True, False)]
+    torch.testing.assert_close(found[0].loss, found[1].loss)
+    units = [one.gradient.flatten(1) / one.gradient.flatten(1).norm(dim=1, keepdim=True)
+             for one in found]
+    torch.testing.assert_close(*units, rtol=1e-4, atol=1e-6)
+    assert torch.equal(found[1].value, found[1].loss)
+    assert (found[0].value > found[0].loss).all() == (stage in small.relu_stages)
+
+
+def test_a_line_search_does_not_stand_still_where_most_units_are_off():
+    """The last maps of a real network, sparse and bounded, from noise."""
+    model = load_model("timm/tf_efficientnet_lite0", stages=["bn2"])
+    images = load_images("imagenet-samples", n=1, size=model.input_size)
+    assert model.relu_ceilings == {"bn2": 6.0}
+    loss = generate(model, images, "bn2", steps=20).loss[:, 0]
+    assert loss[-5:].min() < 0.95 * loss[0] and loss.unique().numel() > 15
 
 
 @pytest.mark.parametrize("stacked", [False, True])

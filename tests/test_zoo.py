@@ -312,12 +312,22 @@ def test_an_attack_of_the_largest_norm_stays_in_cube_and_box_and_misleads(robust
     assert losses[1] > losses[0] + 0.3
 
 
-def test_photographs_are_cropped_at_random(tiny_photos):
-    ramp = torch.arange(144.0).expand(200, 3, 144, 144) / 143
-    crops = training.augment(ramp, 0, torch.Generator().manual_seed(0), 128)
-    assert crops.shape == (200, 3, 128, 128)
-    first = (crops[:, 0, 0, [0, -1]].amin(1) * 143).round()
-    assert set(first.tolist()) == set(range(17))
+def test_photographs_are_cropped_at_random_and_resized():
+    """On ramps across and down: squares of a share of the area, anywhere inside, half mirrored."""
+    ramps = torch.stack([torch.arange(144.0).expand(144, 144), torch.arange(144.0)[:, None].expand(
+        144, 144), torch.zeros(144, 144)]).expand(400, 3, 144, 144)
+    crops = training.crop_and_resize(ramps, 0.5, torch.Generator().manual_seed(0), 96)
+    assert crops.shape == (400, 3, 96, 96) and crops.min() >= 0 and crops.max() <= 143
+    across, down = (crops[:, 0, 48, -20] - crops[:, 0, 48, 20], crops[:, 1, -20, 48]
+                    - crops[:, 1, 20, 48])
+    torch.testing.assert_close(across.abs(), down, rtol=0, atol=0.01)  # squares, never upside down
+    share = (down * 96 / 56 / 144) ** 2
+    assert 0.5 < share.min() < 0.51 and 0.99 < share.max() < 1.001
+    assert 0.7 < share.mean() < 0.8 and 0.4 < (across < 0).float().mean() < 0.6
+    middle = crops[:, 0, 48, 48] / 143
+    assert middle.min() < 0.4 and middle.max() > 0.6
+    again = training.crop_and_resize(ramps, 0.5, torch.Generator().manual_seed(0), 96)
+    assert torch.equal(crops, again)
 
 
 def test_a_network_of_photographs_is_trained_and_published(tiny_photos, tmp_path, monkeypatch):

@@ -65,7 +65,8 @@ def of_widths(
         estimate, low, high = mean_interval(values)
         rows.append({"width": width, "generator": generator, "estimate": estimate, "low": low,
                      "high": high, "observers": len(values), "images": values.shape[1]})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["width", "generator", "estimate", "low", "high", "observers",
+                                       "images"])
 
 
 def wider(

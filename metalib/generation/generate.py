@@ -165,7 +165,7 @@ def _records(
     rank, ranks = process_rank()
     alone = len(request.members) == 1
     groups = grouped(request.rank_members, request.jitter, request.compute,
-                     request.device if request.compute.sequential else None, request.loss)
+                     request.device if request.compute.sequential else None, request.loss, alone)
     records, stopped, watcher = {}, False, Watcher(request, callback)
     batches = torch.arange(len(request.references)).split(request.compute.batch_size)
     for number, rows in enumerate(batches):

@@ -60,8 +60,9 @@ class Evaluation(NamedTuple):
     Attributes:
         member_losses: (N, b), the loss of each member by itself.
         loss: (b,), the losses of all members combined.
-        value: (b,), what the update rule lowers: the loss, or with a prior the root of the sum of
-            the squared loss and the prior.
+        value: (b,), what the update rule lowers: the loss, for one member at a stage that ends in
+            ReLUs its `matching_loss`, or with a prior the root of the sum of that squared and the
+            prior.
         gradient: (b, 3, H, W), of the value.
     """
 
@@ -78,6 +79,34 @@ def relative_distance(activations: Tensor, target: Tensor) -> Tensor:
     """
     difference = torch.linalg.vector_norm(activations - target, dim=1)
     return difference / torch.linalg.vector_norm(target, dim=1)
+
+
+def matching_loss(before: Tensor, target: Tensor, ceiling: float) -> tuple[Tensor, Tensor]:
+    """The loss of which the identity-backward ReLU is the gradient, and its gradient.
+
+    With that ReLU (Feather et al. 2023) the backward pass has not the gradient of the distance, and
+    a line search can find no length of a step that lowers it: rules with one stood still at stages
+    with many units that are off. It has the gradient of the Fenchel-Young loss of which the ReLU is
+    the prediction (Blondel, Martins & Niculae 2020, arXiv:1901.02324, definition 2, with half the
+    squared norm between 0 and the ceiling as regulariser), a convex function of what the ReLU
+    takes: half the squared distance, plus the sum over units of (activation - target) (before -
+    activation). The root of twice that is taken here, by the norm of the target. It is not smaller
+    than the relative distance, and both are 0 at a match.
+
+    Args:
+        before: (b, D), what the ReLUs take.
+        target: (b, D), activations that they are to give.
+        ceiling: their largest value, 6 or infinity.
+
+    Returns:
+        The loss (b,), by the norm of the target, and its gradient (b, D) with respect to `before`.
+    """
+    activations = before.clamp(0, ceiling)
+    difference, norm = activations - target, torch.linalg.vector_norm(target, dim=1)
+    beyond = (difference * (before - activations)).sum(1)
+    value = (difference.square().sum(1) + 2 * beyond).sqrt() / norm
+    scale = (value * norm.square()).clamp_min(torch.finfo(value.dtype).tiny)
+    return value, difference / scale[:, None]
 
 
 class Objective:
@@ -104,23 +133,25 @@ class Objective:
 
     def __call__(self, images: Tensor, rows: Tensor, step: int) -> Evaluation:
         """Evaluate images (b, 3, H, W), whose places in the batch are `rows` (b,)."""
-        losses, gradients = [], []
+        losses, values, gradients = [], [], []
         for group, goal in zip(self.groups, self.goals):
             with group.visited() as device:
                 target = goal if len(rows) == self.size else goal[rows.to(device)]
                 shift = () if self.shifts is None else (self.shifts[rows, step].to(device),)
-                loss, gradient = group.evaluate(images.to(device), target, *shift)
+                loss, value, gradient = group.evaluate(images.to(device), target, *shift)
             losses.append(loss.T.to(self.device))
+            values.append(value.T.to(self.device))
             gradients.append(gradient.transpose(0, 1).to(self.device))
         member_losses = of_all_ranks(torch.cat(losses), self.numbers, self.count)
         gradient = of_all_ranks(torch.cat(gradients), self.numbers, self.count)
         if self.count > 1:
             loss, gradient = self.combine(member_losses, gradient)
+            value = loss
         else:
-            loss, gradient = member_losses[0], gradient[0]
-        if self.prior is None:
-            return Evaluation(member_losses, loss, loss, gradient)
-        return Evaluation(member_losses, loss, *_with_prior(self.prior, images, loss, gradient))
+            loss, value, gradient = member_losses[0], values[0][0], gradient[0]
+        if self.prior is not None:
+            value, gradient = _with_prior(self.prior, images, value, gradient)
+        return Evaluation(member_losses, loss, value, gradient)
 
 
 class Agreement:
@@ -162,11 +193,13 @@ class Group:
         compute: how.
         device: where to bring a model while it is evaluated; None leaves it where it is.
         loss: a function of activations (b, D) and target (b, D) that gives (b,).
+        alone: whether this member is the only one, whose `matching_loss` is lowered.
     """
 
     def __init__(
         self, members: Sequence[Member], jitter: int, compute: Compute,
         device: torch.device | None, loss: Callable[[Tensor, Tensor], Tensor] = relative_distance,
+        alone: bool = False,
     ):
         self.members, self.compute, self.jitter, self.loss = members, compute, jitter, loss
         self.model, self.stage = members[0].model, members[0].stage
@@ -175,6 +208,8 @@ class Group:
         # the default does not tell units apart, and is spared the copy
         self.reordered = (channels_last and len(self.model.shapes[self.stage]) == 3
                           and loss is not relative_distance)
+        self.ceiling = self.model.relu_ceilings.get(self.stage) if (
+            alone and compute.identity_relu and loss is relative_distance) else None
         self.network = Stacked([member.model for member in members]) if several else self.model
         self.visited = functools.partial(self.model.visiting, device)
         self.evaluate = Graphed(self._evaluate) if compute.cuda_graphs else self._evaluate
@@ -193,7 +228,12 @@ class Group:
         return goal.unflatten(0, (each, count)).transpose(0, 1)
 
     def _activations(self, images: Tensor, identity_relu: bool) -> Tensor:
-        """Activations (b, D); for a loss that is given, in the order of `Model.activations`."""
+        """Activations (b, D); for a loss that is given, in the order of `Model.activations`.
+
+        With `identity_relu`, for a `matching_loss`, what the ReLUs at the end take.
+        """
+        if identity_relu and self.ceiling is not None:
+            return self.model.unchecked_activations(images, self.stage, before_relu=True)
         found = self.network.unchecked_activations(images, self.stage, identity_relu)
         if not self.reordered:
             return found
@@ -201,7 +241,7 @@ class Group:
         return found.unflatten(1, (height, width, channels)).movedim(-1, 1).flatten(1)
 
     def _evaluate(self, images: Tensor, target: Tensor, shift: Tensor | None = None):
-        """Losses (b, n) and gradients (b, n, 3, H, W) of images (b, 3, H, W).
+        """Losses, values to lower (b, n) and their gradients (b, n, 3, H, W) of images (b, 3, H, W).
 
         `target` is (b, n, D); `shift` is (b, 2), see `_shifted`.
         """
@@ -216,10 +256,18 @@ class Group:
             activations = self._activations(shown, self.compute.identity_relu)
             if len(activations) > len(pixels):  # a slice of all rows would cost a copy going back
                 activations = activations[:len(pixels)]
-            loss = self.loss(activations, target.transpose(0, 1).flatten(0, 1)).float()
-            gradient = self._gradient(loss.sum(), pixels)
+            goal = target.transpose(0, 1).flatten(0, 1)
+            if self.ceiling is None:
+                loss = value = self.loss(activations, goal).float()
+                lowered = loss.sum()
+            else:  # these are what the ReLUs take
+                before = activations.detach()
+                loss = self.loss(before.clamp(0, self.ceiling), goal)
+                value, slope = matching_loss(before, goal, self.ceiling)
+                lowered = (activations * slope).sum()
+            gradient = self._gradient(lowered, pixels)
         gradient = gradient.contiguous()  # one layout, so that rules round alike in every batch
-        return (loss.detach().unflatten(0, (each, -1)).T,
+        return (loss.detach().unflatten(0, (each, -1)).T, value.detach().unflatten(0, (each, -1)).T,
                 gradient.unflatten(0, (each, -1)).transpose(0, 1))
 
     def _gradient(self, loss: Tensor, pixels: Tensor) -> Tensor:
@@ -240,13 +288,14 @@ class Group:
 
 def grouped(
     members: Sequence[Member], jitter: int, compute: Compute, device: torch.device | None,
-    loss: Callable[[Tensor, Tensor], Tensor] = relative_distance,
+    loss: Callable[[Tensor, Tensor], Tensor] = relative_distance, alone: bool = False,
 ) -> list[Group]:
     """Members as groups: each by itself or, with `compute.stacked`, all that are alike together."""
     kinds = [[k] for k in range(len(members))]
     if compute.stacked:
         kinds = alike([(member.model, member.stage) for member in members])
-    return [Group([members[k] for k in kind], jitter, compute, device, loss) for kind in kinds]
+    return [Group([members[k] for k in kind], jitter, compute, device, loss, alone)
+            for kind in kinds]
 
 
 def check_loss(loss: Callable, name: str, activations: Tensor, target: Tensor) -> None:

@@ -30,6 +30,8 @@ class Model(nn.Module):
         shapes: for each stage, the shape of one image's activations, for example (64, 16, 16).
         relu_stages: for each stage whose output is that of a ReLU or ReLU6, or a concatenation of
             such, the numbers of these ReLUs, counted from 1.
+        relu_ceilings: for each of these stages, the largest value of its ReLUs (6, or infinity),
+            if it is the same for all.
         input_size: side of the square input images, in pixels, or their (height, width).
         input_shape: (channels, height, width) of the images that the network takes. A network of
             grey-scale images takes colour images, too, as their luminance.
@@ -73,6 +75,8 @@ class Model(nn.Module):
         self.shapes = {key: stage.shape for key, stage in self._stages.items()}
         self.relu_stages = {
             key: stage.relus for key, stage in self._stages.items() if stage.relus}
+        self.relu_ceilings = {key: stage.ceiling for key, stage in self._stages.items()
+                              if stage.ceiling is not None}
         self._end_layout = self._layout_of_end(returned, alone)
         logits = self._end_layout.rows(self._end(returned))
         may_classify = logits.ndim == 2 and may_be_logits(picked(returned, output))
@@ -225,7 +229,8 @@ class Model(nn.Module):
         return {stage: found[stage] for stage in stages}, end
 
     def unchecked_activations(
-        self, images: Tensor, stage: str, identity_relu: bool = False,
+        self, images: Tensor, stage: str, identity_relu: bool = False, *,
+        before_relu: bool = False,
     ) -> Tensor:
         """Activations (B, D) for inner loops: nothing is checked, so that no GPU is waited for.
 
@@ -237,23 +242,26 @@ class Model(nn.Module):
         the gradient through that ReLU unchanged, so that units that are off receive one too
         (Feather et al. 2023, doi:10.1038/s41593-023-01442-0, Methods). Values are the same. Of a
         concatenation it is all ReLUs, and ReLU6 counts as one: its units that are at 6 receive a
-        gradient, too. Stages that end otherwise are not affected, see `relu_stages`.
+        gradient, too. Stages that end otherwise are not affected, see `relu_stages`. With
+        `before_relu` it is what these ReLUs take that is returned.
         """
-        output = self.reach(self.normalised(images), stage, identity_relu)
+        output = self.reach(self.normalised(images), stage, identity_relu, before_relu)
         if self.memory_format == torch.channels_last and output.ndim == 4:
             output = output.movedim(1, -1)
         return output.flatten(1).float()
 
-    def reach(self, inputs: Tensor, stage: str, identity_relu: bool = False) -> Tensor:
+    def reach(
+        self, inputs: Tensor, stage: str, identity_relu: bool = False, before_relu: bool = False,
+    ) -> Tensor:
         """The output of a stage for `normalised` inputs.
 
-        `identity_relu` is as in `unchecked_activations`.
+        `identity_relu` and `before_relu` are as in `unchecked_activations`.
         """
         def leave(output):
             raise StageReached(output)
 
-        numbers = self.relu_stages.get(stage) if identity_relu else None
-        relus = ReLUs(numbers) if numbers else contextlib.nullcontext()
+        numbers = self.relu_stages.get(stage) if identity_relu or before_relu else None
+        relus = ReLUs(numbers, before_relu) if numbers else contextlib.nullcontext()
         with relus, hooked(self.module, stage, leave):
             try:
                 self._pass(inputs)

@@ -73,13 +73,18 @@ class ReLUs(TorchFunctionMode):
     Args:
         straight_through: the numbers, counted from 1, of ReLUs that pass the gradient on unchanged;
             others are left as they are. None computes all of them out of place, as plain ReLUs.
+        left_out: of these ReLUs, give what they take.
+
+    Attributes:
+        ceilings: the largest value of each ReLU, by its number.
     """
 
     CONCATENATIONS = {"cat", "concat", "concatenate"}
 
-    def __init__(self, straight_through: Sequence[int] | None = None):
+    def __init__(self, straight_through: Sequence[int] | None = None, left_out: bool = False):
         super().__init__()
-        self.count, self._straight = 0, straight_through
+        self.count, self._straight, self._left_out = 0, straight_through, left_out
+        self.ceilings: dict[int, float] = {}
         self._outputs: Any = WeakTensorKeyDictionary()
 
     def __torch_function__(self, function, types, args=(), kwargs: Any = None) -> Any:
@@ -92,11 +97,12 @@ class ReLUs(TorchFunctionMode):
                 self._note(output, sum(parts, ()) if all(parts) else ())
             return output
         self.count += 1
+        self.ceilings[self.count] = ceiling
         if self._straight is not None and self.count not in self._straight:
             return function(*args, **kwargs)
         x = args[0] if args else kwargs["input"]
         if self._straight:
-            return _straight_through(x, ceiling)
+            return x if self._left_out else _straight_through(x, ceiling)
         output = torch.relu(x) if ceiling == math.inf else x.clamp(0, ceiling)
         self._note(output, (self.count,))
         return output
@@ -142,11 +148,13 @@ class Stage:
         layout: where the images of a batch are in what its submodule returns.
         relus: where that is the output of a ReLU, or a concatenation of such, their numbers, as in
             `ReLUs`.
+        ceiling: the largest value of these ReLUs; None without any, and where they differ.
     """
 
     shape: tuple[int, ...]
     layout: Layout
     relus: tuple[int, ...]
+    ceiling: float | None = None
 
     def rows(self, output: Any) -> Tensor:
         """What the submodule returned, as a tensor with a row for each image."""
@@ -196,11 +204,14 @@ def trace(
 
 
 class _Call(NamedTuple):
-    """One call of a stage's submodule: which of all, what it gave, and the numbers of its ReLUs."""
+    """One call of a stage's submodule: which of all, what it gave, the numbers of its ReLUs, and
+    their ceilings.
+    """
 
     order: int
     output: Any
     relus: tuple[int, ...]
+    ceilings: set[float]
 
 
 def _calls(
@@ -211,8 +222,9 @@ def _calls(
     with contextlib.ExitStack() as hooks, torch.no_grad(), ReLUs() as relus:
 
         def note(stage: str, output: Any) -> None:
-            calls[stage].append(
-                _Call(sum(map(len, calls.values())), output, relus.of(output)))
+            numbers = relus.of(output)
+            calls[stage].append(_Call(sum(map(len, calls.values())), output, numbers,
+                                      {relus.ceilings[number] for number in numbers}))
 
         for stage in stages:
             hooks.enter_context(hooked(module, stage, partial(note, stage)))
@@ -227,7 +239,9 @@ def _stage(pair: list[_Call], single: list[_Call]) -> Stage:
                          f"computed once; {advice}")
     two, one = tensor_of(pair[0].output), tensor_of(single[0].output)
     layout = layout_of(two, one)
-    return Stage(tuple(layout.rows(one).shape[1:]), layout, pair[0].relus)
+    found = pair[0]
+    ceiling = next(iter(found.ceilings)) if len(found.ceilings) == 1 else None
+    return Stage(tuple(layout.rows(one).shape[1:]), layout, found.relus, ceiling)
 
 
 def _check_names(module: nn.Module, stages: Sequence[str], name: str) -> None:
