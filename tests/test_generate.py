@@ -547,9 +547,9 @@ def test_the_matching_loss_is_a_convex_potential_of_the_identity_backward_relu(c
 def test_what_is_lowered_has_the_direction_of_the_published_gradient(samples, small, stage):
     """The loss that is reported is the distance, also where another one is lowered."""
     references, images = samples.images[:3], samples.images[3:6].clone()
-    member = Member(0, small, stage, None)
+    member, combine = Member(0, small, stage, None), combinations.COMBINATIONS["worst"]
     found = [Objective(grouped([member], 0, Compute(), None, alone=alone), references, count=1,
-                       combine=combinations.COMBINATIONS["worst"])(images, torch.arange(3), 0) for alone in (True, False)]
+                       combine=combine)(images, torch.arange(3), 0) for alone in (True, False)]
     torch.testing.assert_close(found[0].loss, found[1].loss)
     units = [one.gradient.flatten(1) / one.gradient.flatten(1).norm(dim=1, keepdim=True)
              for one in found]

@@ -13,7 +13,7 @@ from metalib.evaluation.strangers import (
     like_copies,
     of_widths,
     robust_by_others,
-    trained_twice,
+    same_architecture,
     wider,
 )
 
@@ -50,7 +50,7 @@ def test_what_is_planted_is_found(planted):
     found = wider(planted, stage="features")
     assert found["low"] < 0.1 < found["high"] and found["high"] - found["low"] < 0.05
     assert (found["widths"], found["observers"], found["images"]) == (4, 5, 30)
-    twice = trained_twice(planted, stage="features")
+    twice = same_architecture(planted, stage="features")
     assert twice["low"] < 0.2 < twice["high"] and twice["generators"] == 2
     assert twice["twin"] - twice["others"] == pytest.approx(twice["estimate"])
     widths = of_widths(planted, stage="features")
@@ -64,7 +64,7 @@ def test_the_interval_of_a_second_training_is_that_of_scipy(planted):
     means = rows.groupby(["generator", "image", "relation"])["scaled_match"].mean().unstack()
     each = (means["other seed"] - means["other architecture"]).groupby("image").mean()
     theirs = stats.ttest_1samp(each, 0).confidence_interval()
-    ours = trained_twice(planted, stage="features")
+    ours = same_architecture(planted, stage="features")
     assert (ours["low"], ours["high"]) == pytest.approx(tuple(theirs))
 
 
@@ -83,7 +83,7 @@ def test_slopes_are_those_of_scipy(planted):
 
 def test_without_a_series_or_a_twin_nothing_is_claimed(planted):
     rows = planted[planted["generator"].isin(["squeezenet1_0", "efficientnet_lite0"])]
-    for found in (wider(rows, stage="features"), trained_twice(rows, stage="features")):
+    for found in (wider(rows, stage="features"), same_architecture(rows, stage="features")):
         assert np.isnan([found["estimate"], found["low"], found["high"]]).all()
     assert of_widths(rows, stage="features").empty
 

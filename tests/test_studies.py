@@ -342,14 +342,17 @@ def test_claims_are_asked_again_of_other_tables(monkeypatch):
     tables["others"]["other"] = tables["others"]["made-up"]
     monkeypatch.setattr(claims, "function_of", lambda _: lambda *parts, **_: mean_cost(parts[0]))
     found = claims.again({**tables, "empty": {}})
-    assert list(found["claim"]) == ["costs"] * 4 + ["two"]
+    assert list(found["claim"]) == ["costs"] * 3 + ["two"]
     wide = claims.side_by_side(found)
-    assert list(wide.columns) == ["small", "large", "others", "none"]
+    assert list(wide.columns) == ["small", "large", "others"]
     assert list(wide.loc["It costs more than five"]) == [
         "holds: 9.00 (8.00 to 10.00)", "does not hold: 1.00 (0.00 to 2.00)",
-        "cannot tell: 5.25 (4.25 to 6.25)", "cannot tell"]
+        "cannot tell: 5.25 (4.25 to 6.25)"]
     assert list(wide.loc["Both"]) == ["not asked", "not asked",
-                                      "cannot tell: 5.25 (4.25 to 6.25)", "not asked"]
+                                      "cannot tell: 5.25 (4.25 to 6.25)"]
+    assert claims.tally(found, "others") == (
+        "Of 2 claims asked again of others, the number that hold is 0; 0 can be ruled out, and "
+        "of 2 so few networks cannot tell.")
 
 
 def test_claims_are_read_and_bad_ones_named(root):

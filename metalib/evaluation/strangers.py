@@ -1,9 +1,9 @@
-"""Networks that others trained: their families, a series of widths, and one trained twice.
+"""Networks that others trained: their families, a series of widths, and a copy trained further.
 
     table = families(table)                    # networks of a family are no independent sample
     of_widths(table, stage="features")         # a row for each generator of a series of widths
     wider(table, stage="features")             # do metamers of wider networks say more to others?
-    trained_twice(table, stage="features")     # and to a second training of the architecture?
+    same_architecture(table, stage="features") # and those of one to another of its architecture?
     by_origin(table, stage="features")         # generators by who trained them, and how
     accuracies(table)                          # of the task `accuracy`, as a table of a page
 
@@ -13,16 +13,34 @@ networks.
 """
 
 import re
+import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from metalib.evaluation import crossed
+from metalib.evaluation.costs import typical_ratio
 from metalib.evaluation.intervals import mean_interval
 from metalib.evaluation.transferred import average, counted, excess
 
 SERIES = r"(mobilenet_v1)_([\d.]+)"  # an architecture and the share of its channels
+
+
+def short(architecture: str) -> str:
+    """An architecture in a few letters.
+
+    >>> short("mobilenet_v1_0.25_128"), short("squeezenet1_0_dc"), short("vgg")
+    ('v1_0.25', 'sq_1_0', 'vgg')
+    """
+    name = re.sub(r"_\d{3}$|_dc$", "", architecture)
+    return name.replace("squeezenet", "sq_").split("net_")[-1]
+
+
+def shortened(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with the architectures of its networks in a few letters, for a matrix."""
+    names = [name for name in table if str(name).endswith("_architecture")]
+    return table.assign(**{str(name): table[name].map(short) for name in names})
 
 
 def family(architecture: str) -> str:
@@ -111,10 +129,10 @@ def _series(table: pd.DataFrame, stage: str, value: str, series: str) -> dict[fl
     return found
 
 
-def trained_twice(
+def same_architecture(
     table: pd.DataFrame, *, stage: str, value: str = "scaled_match",
 ) -> dict[str, Any]:
-    """What a second training of an architecture makes of metamers, beyond what others make of them.
+    """What another network of the architecture makes of metamers, beyond what others make of them.
 
     The mean at networks of the same architecture and training less that at all other networks, by
     image, then over generators.
@@ -138,6 +156,17 @@ def trained_twice(
     return {"estimate": estimate, "low": low, "high": high, "twin": by_image[True].mean(),
             "others": by_image[False].mean(), "images": len(by_image),
             "generators": means.index.get_level_values("generator").nunique()}
+
+
+def cost_ratio(table: pd.DataFrame, *, rule: str) -> dict[str, Any]:
+    """A rule's evaluations over the default's, of so few images that single stages are not tested.
+
+    Args:
+        table, rule: as in `metalib.evaluation.costs.typical_ratio`, of which the dict is.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return typical_ratio(table, rule)
 
 
 def like_copies(table: pd.DataFrame, *, stage: str) -> dict[str, Any]:
@@ -191,7 +220,7 @@ def robust_by_others(
         numbers of `generators`, `observers` and `images`; missing where a group has no rows.
     """
     rows, first = _by_origin(table, stage), ORIGINS[0]
-    sizes = {f"{name}s": int(rows[name].nunique()) for name in crossed.FACTORS}
+    sizes = {f"{name}s": len(set(rows[name])) for name in crossed.FACTORS}
     if not {first, second} <= set(rows["origin"]):
         return {**dict.fromkeys(("estimate", "low", "high"), np.nan), **sizes}
     found: Any = crossed.differences(rows, "origin", [(first, second)], value=value).iloc[0]
@@ -223,4 +252,5 @@ def accuracies(table: pd.DataFrame) -> pd.DataFrame:
 
 def widest(table: pd.DataFrame) -> float:
     """The largest half-width of an interval of accuracies, in percentage points."""
-    return float(50 * (table["high"] - table["low"]).max())
+    widths: Any = table["high"] - table["low"]
+    return 50 * float(widths.max())

@@ -241,7 +241,7 @@ class Group:
         return found.unflatten(1, (height, width, channels)).movedim(-1, 1).flatten(1)
 
     def _evaluate(self, images: Tensor, target: Tensor, shift: Tensor | None = None):
-        """Losses, values to lower (b, n) and their gradients (b, n, 3, H, W) of images (b, 3, H, W).
+        """Losses, values to lower (b, n) and their gradients (b, n, 3, H, W) of b images.
 
         `target` is (b, n, D); `shift` is (b, 2), see `_shifted`.
         """

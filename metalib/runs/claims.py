@@ -221,7 +221,7 @@ def again(
 
     Args:
         sets: by name, tables by the studies of the claims. A claim is not asked of a set that lacks
-            one of its tables.
+            one of its tables, or the networks that it compares.
         only: by name of a set, the ids of those that are asked of it; of others, all are.
 
     Returns:
@@ -235,6 +235,8 @@ def again(
             some = (only or {}).get(name, [claim.id])
             if set(claim.studies) <= set(tables) and claim.id in some:
                 verdict = judged(claim, tables)
+                if math.isnan(_value(verdict.numbers["estimate"])):
+                    continue
                 rows.append({"claim": claim.id, "asked": claim.asked, "set": name,
                              "found": FOUND[verdict.word], "number": verdict.number,
                              "scope": verdict.scope})
@@ -254,14 +256,13 @@ def tally(found: pd.DataFrame, name: str) -> str:
     counts: Any = found.loc[found["set"] == name, "found"].value_counts()
     holds, fails, open_ = (counts.get(word, 0) for word in (
         "holds", "does not hold", "cannot tell"))
-    return (f"Of {counts.sum()} claims asked again of {name}, {holds} hold, {fails} do not, and of "
-            f"{open_} so few networks cannot tell.")
+    return (f"Of {counts.sum()} claims asked again of {name}, the number that hold is {holds}; "
+            f"{fails} can be ruled out, and of {open_} so few networks cannot tell.")
 
 
 def side_by_side(found: pd.DataFrame) -> pd.DataFrame:
     """The rows of `again` as a table of a page: a row for each claim, a column for each set."""
-    text: Any = found["found"] + ": " + found["number"]
-    wide: Any = found.assign(text=text.where(found["number"].str.contains(r"\d"), found["found"]))
+    wide: Any = found.assign(text=found["found"] + ": " + found["number"])
     wide = wide.pivot(index="asked", columns="set", values="text")
     order = {column: found[column].unique() for column in ("asked", "set")}
     return wide.reindex(index=order["asked"], columns=order["set"]).fillna("not asked")
