@@ -287,6 +287,15 @@ def crop_and_resize(
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
+def varied(
+    images: Tensor, settings: Training, generator: torch.Generator, side: int,
+) -> Tensor:
+    """Random crops as a training has them, see `augment` and `crop_and_resize`."""
+    if settings.area == 1:
+        return augment(images, settings.shift, generator, side)
+    return crop_and_resize(images, settings.area, generator, side)
+
+
 def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Module:
     """Train a model on an ImageSet, resuming from the folder `work`.
 
@@ -328,17 +337,15 @@ def train(name: str, images: ImageSet, work: str | Path, device: str) -> nn.Modu
                 memory_format=torch.channels_last)).float()
 
     for epoch in range(done, settings.epochs):
-        early = settings.early_side if 3 * epoch < 2 * settings.epochs else None
-        side = early or part.side
+        side = (3 * epoch < 2 * settings.epochs and settings.early_side) or part.side
         generator = torch.Generator().manual_seed(1000 * seed + epoch)
         order = torch.randperm(len(images), generator=generator)[
             :per_epoch * settings.batch_size].view(per_epoch, -1)
         total = correct = 0
         for chosen in (bar := tqdm(order, f"{name} epoch {epoch + 1}/{settings.epochs}",
                                    mininterval=5, disable=None)):
-            batch, labels = images.images[chosen].to(device), images.labels[chosen].to(device)
-            batch = (augment(batch, settings.shift, generator, side) if settings.area == 1
-                     else crop_and_resize(batch, settings.area, generator, side))
+            batch = varied(images.images[chosen].to(device), settings, generator, side)
+            labels = images.labels[chosen].to(device)
             network.eval().requires_grad_(False)
             # Without a perturbation it draws numbers, too, so that all trainings of a seed see
             # the same images in the same order.
