@@ -9,8 +9,9 @@ from these public repositories:
 
 - `mobilenet_*`: google-coral/test_data (TFLite files, whose 8-bit weights were multiplied out;
   Apache-2.0). Howard et al. 2017, arXiv:1704.04861; Sandler et al. 2018, arXiv:1801.04381. The
-  second MobileNetV2, `_tf2`, is no training of its own but the first one trained further: its
-  weights correlate with those of the first by .98 and more, layer by layer
+  second MobileNetV2, `_tf2`, is no training of its own but the first one trained further: in
+  the four layers that were compared (the first and the last two with weights, and one between) its
+  weights correlate with those of the first by .98 and more
 - `squeezenet1_1`: torchvision's weights; `squeezenet1_0_dc`: songhan/SqueezeNet-Deep-Compression,
   with two thirds of the weights at zero (BSD). Iandola et al. 2016, arXiv:1602.07360
 - `cifar_*`: Verified-Intelligence/alpha-beta-CROWN, trained adversarially on CIFAR-10, L-infinity

@@ -312,6 +312,14 @@ def test_an_attack_of_the_largest_norm_stays_in_cube_and_box_and_misleads(robust
     assert losses[1] > losses[0] + 0.3
 
 
+def test_photographs_are_cropped_at_random(tiny_photos):
+    ramp = torch.arange(144.0).expand(200, 3, 144, 144) / 143
+    crops = training.augment(ramp, 0, torch.Generator().manual_seed(0), 128)
+    assert crops.shape == (200, 3, 128, 128)
+    first = (crops[:, 0, 0, [0, -1]].amin(1) * 143).round()
+    assert set(first.tolist()) == set(range(17))
+
+
 def test_photographs_are_cropped_at_random_and_resized():
     """On ramps across and down: squares of a share of the area, anywhere inside, half mirrored."""
     ramps = torch.stack([torch.arange(144.0).expand(144, 144), torch.arange(144.0)[:, None].expand(

@@ -51,9 +51,9 @@ def wrap_model(
         name: the model's name; the class name of `module` if None.
         card: a plain dict of facts about the model.
         channels_last: hold weights and images with the channels last in memory, which changes
-            roundings only. None does so for networks with convolutions that work with it, which are
-            up to 1.4 times as fast (`benchmarks/layouts.py`); one that calls `view` on its
-            activations does not.
+            roundings only. None does so for networks with convolutions that work with it, most of
+            which are faster then (`benchmarks/layouts.py` measures it); one that calls `view` on
+            its activations does not.
         classes: whether the network classifies. None takes an output (B, K) for logits; pass False
             for an encoder that returns embeddings.
         output: what to take of the network's output: a key or attribute, a number, or a function
