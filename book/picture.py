@@ -1,4 +1,4 @@
-"""Draw book/picture.png for the README: references and their metamers for two bundled networks.
+"""Draw book/picture.jpg for the README: photographs and their metamers for three trainings.
 
     make picture
 """
@@ -10,15 +10,17 @@ import torch
 
 from metalib import generate, load_images, load_model, plots
 
-STAGES = ("group1", "group2", "group3", "logits")
+TRAININGS = {"standard": "trained on photographs", "noise": "trained on noisy photographs",
+             "robust": "trained on adversarial photographs"}
+STAGES = ("group1", "group2", "group3", "features")
+SHOWN = (4, 7, 17)  # of the bundled photographs, chosen before a metamer was made
 
-images = load_images("cifar10-samples")[:7]
 plots.use_style()
-figure, axes = plt.subplots(1, 2, figsize=(13, 5))
-for name, ax in zip(("zoo/resnet-standard-0", "zoo/resnet-robust-0"), axes):
-    model = load_model(name)
+figure, axes = plt.subplots(1, 3, figsize=(13, 7.4), layout="constrained")
+for (training, words), ax in zip(TRAININGS.items(), axes):
+    model = load_model(f"zoo/photo-resnet-{training}-0")
+    images = load_images("imagenet-samples", size=model.input_size)[list(SHOWN)]
     rows = [images.images, *(generate(model, images, stage, steps=500).images for stage in STAGES)]
-    plots.montage(torch.stack(rows), ["reference", *STAGES], ax=ax)
-    ax.set_title(f"metamers of {name}, by matched stage", fontsize=13)
-figure.tight_layout()
-figure.savefig(Path(__file__).with_name("picture.png"), dpi=70)
+    plots.montage(torch.stack(rows), ["reference", *STAGES] if ax is axes[0] else [""] * 5, ax=ax)
+    ax.set_title(words, fontsize=13)
+figure.savefig(Path(__file__).with_name("picture.jpg"), dpi=100, pil_kwargs={"quality": 80})

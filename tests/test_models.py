@@ -225,7 +225,7 @@ def test_bad_networks_are_refused():
 def test_every_model_of_the_zoo_loads_as_its_card_says(samples):
     assert {"zoo/resnet-standard-0", "zoo/resnet-robust-0", "zoo/vgg-standard-0",
             "zoo/vgg-robust-0"} <= set(list_models("zoo/*"))
-    for name in list_models("zoo/*"):
+    for name in list_models(zoo.SMALL):
         model = load_model(name)
         assert model.card["name"] == name and model.stages[-2:] == ("features", "logits")
         assert (sum(parameter.numel() for parameter in model.module.parameters())

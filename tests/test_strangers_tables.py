@@ -14,6 +14,7 @@ from metalib.evaluation.strangers import (
     of_widths,
     robust_by_others,
     same_architecture,
+    under_attack,
     wider,
 )
 
@@ -142,3 +143,15 @@ def test_generators_are_told_apart_by_who_trained_them(origins):
     assert abs(same["estimate"]) < 0.05
     bundled = origins[origins["generator"].str.startswith("zoo/")]
     assert np.isnan(robust_by_others(bundled, stage="features")["estimate"])
+
+
+def test_networks_that_were_attacked_stand_beside_bundled_ones():
+    answers = pd.DataFrame([
+        ("public/a", "class", 200, 0.75), ("public/a", "class, under attack", 200, 0.5),
+        ("public/b", "class", 100, 0.9)], columns=["model", "answer", "images", "accuracy"])
+    cards = pd.DataFrame({"name": ["zoo/c"], "n": [3925], "accuracy": [0.86], "robust": [0.55]})
+    shown = under_attack(answers, cards)
+    assert shown.to_dict("index") == {
+        "zoo/c": {"images": 3925, "right": pytest.approx(86), "under attack": pytest.approx(55)},
+        "public/a": {"images": 200, "right": 75, "under attack": 50}}
+    assert len(under_attack(answers[answers["model"] == "public/b"], cards)) == 1

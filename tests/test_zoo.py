@@ -1,6 +1,7 @@
 """The zoo: attacks, augmentation, resumed training, publishing, and what the cards claim."""
 
 import dataclasses
+import fnmatch
 import json
 import math
 import zipfile
@@ -34,9 +35,16 @@ ACCURACY = {("standard", False): 0.86, ("noise", False): 0.86, ("robust", False)
             ("standard", True): 0.81, ("noise", True): 0.81, ("robust", True): 0.65}
 ROBUST_ACCURACY = {False: 0.52, True: 0.42}
 
+PHOTO_ACCURACY = {"standard": 0.85, "noise": 0.84, "robust": 0.76}
+PHOTO_ROBUST_ACCURACY = 0.52  # under PGD-20 in a cube of 4/255
+
 needs_archive = pytest.mark.skipif(
     not CIFAR_ARCHIVE.exists(),
     reason=f"needs more images than the bundled samples ({CIFAR_ARCHIVE.name})")
+
+
+def cards_of(pattern):
+    return [card for card in zoo.cards() if fnmatch.fnmatch(card["name"], pattern)]
 
 
 def tiny(count, side, class_names, name):
@@ -171,7 +179,7 @@ def test_publishing_measures_the_stored_file(tiny_images, tmp_path, short_traini
 
 
 def test_cards_reach_what_the_zoo_promises():
-    for card in zoo.cards():
+    for card in cards_of(zoo.SMALL):
         transformer = card["architecture"] == "cct"
         assert card["test_accuracy"] >= ACCURACY[card["training"], transformer], card["name"]
         robust = card["robust_accuracy"]
@@ -187,8 +195,8 @@ def test_cards_reach_what_the_zoo_promises():
 
 def test_trainings_of_an_architecture_differ_in_the_perturbation_alone():
     """As the cards say: same data, and a recipe whose other settings are the same."""
-    assert reference.differences_of_recipes() == reference.PERTURBATION
-    cards = zoo.cards()
+    assert reference.differences_of_recipes() == {"epsilon", "start", "attack_steps"}
+    cards = cards_of(zoo.SMALL)
     assert len({card["data"]["train_sha256"] for card in cards}) == 1
     lengths = {card["training"]: card["recipe"]["epsilon"] for card in cards}
     assert lengths == {"standard": 0, "noise": 0.5, "robust": 0.5}
@@ -201,7 +209,7 @@ def test_the_zoo_crosses_architectures_trainings_and_seeds():
     assert len(names) == len(training.ZOO) == 24
     crossed = {f"zoo/{architecture}-{kind}-{seed}" for architecture in training.ARCHITECTURES
                for kind in ("standard", "noise", "robust") for seed in "01"}
-    assert names == set(list_models("zoo/*")) == crossed
+    assert names == set(list_models(zoo.SMALL)) == crossed
 
 
 @pytest.mark.parametrize("architecture", training.ARCHITECTURES)
@@ -214,7 +222,7 @@ def test_architectures_share_their_stages(architecture):
 
 
 @needs_archive
-@pytest.mark.parametrize("name", list_models("zoo/*"))
+@pytest.mark.parametrize("name", list_models(zoo.SMALL))
 def test_cards_tell_the_truth(name):
     model, images = load_model(name), test_images(200)
     correct = round(training.accuracy(model, images) * 200)
@@ -228,7 +236,7 @@ def right(samples):
     return lambda model: samples[model(samples.images).argmax(1) == samples.labels][:5]
 
 
-@pytest.mark.parametrize("name", list_models("zoo/*"))
+@pytest.mark.parametrize("name", list_models(zoo.SMALL))
 def test_metamers_pass_the_criterion_at_every_stage(name, right):
     """Within 200 evaluations, all but at most one of five do.
 
@@ -295,6 +303,35 @@ def test_trainings_on_photographs_differ_in_the_perturbation_alone():
         assert all(other == first for other in others) and first["norm"] == "Linf"
     assert set(training.OPTIMIZERS) == {*training.ARCHITECTURES, *training.PHOTO_ARCHITECTURES}
     assert len(set(training.PHOTO_ZOO)) == 12
+
+
+def test_the_zoo_of_photographs_crosses_architectures_trainings_and_seeds():
+    assert set(list_models(zoo.PHOTOS)) == {f"zoo/{name}" for name in training.PHOTO_ZOO}
+    assert reference.differences_of_recipes(zoo.PHOTOS) == reference.PERTURBATION
+    assert sum(path.stat().st_size for path in zoo.FOLDER.glob("photo-*")) < 36e6
+
+
+@pytest.mark.parametrize("card", cards_of(zoo.PHOTOS), ids=lambda card: card["name"])
+def test_cards_of_photographs_reach_what_the_zoo_promises(card):
+    assert card["test_accuracy"] >= PHOTO_ACCURACY[card["training"]]
+    robust = card["robust_accuracy"]
+    if card["training"] == "robust":
+        assert robust["value"] >= PHOTO_ROBUST_ACCURACY
+    check = robust["cross_check"]
+    assert check["images"] >= 1000 and abs(check["value"] - check["ours"]) <= 0.01
+    assert card["data"]["test"].startswith("3925 images")
+    assert card["recipe"] == json.loads(json.dumps(
+        training.recipe(card["architecture"], card["training"])))
+    assert load_null(load_model(card["name"]), "features").images == 3925
+
+
+@pytest.mark.parametrize("name", ["zoo/photo-resnet-standard-0", "zoo/photo-convnext-robust-0"])
+@pytest.mark.parametrize("stage", ["group1", "features"])
+def test_metamers_of_photographs_pass_the_criterion(name, stage):
+    model, null = load_model(name), load_null(load_model(name), stage)
+    images = load_images("imagenet-samples", n=3, size=128)
+    metamers = generate(model, images, stage, steps=200, stop=null)
+    assert judge(model, stage, metamers, null)["passed"].sum() >= 2
 
 
 def test_an_attack_of_the_largest_norm_stays_in_cube_and_box_and_misleads(robust, samples):

@@ -17,7 +17,8 @@ from scipy import stats
 
 from metalib.models import zoo
 
-PERTURBATION = frozenset({"epsilon", "start", "attack_steps"})  # what trainings may differ in
+PERTURBATION = frozenset(  # what trainings may differ in
+    {"epsilon", "start", "attack_steps", "step"})
 
 
 def cards(pattern: str = zoo.SMALL) -> pd.DataFrame:

@@ -6,6 +6,7 @@
     same_architecture(table, stage="features") # and those of one to another of its architecture?
     by_origin(table, stage="features")         # generators by who trained them, and how
     accuracies(table)                          # of the task `accuracy`, as a table of a page
+    under_attack(table, cards)                 # of those that were attacked, and of bundled ones
 
 Tables are those of `metalib.transfer_study`. With one network for each width, and one pair of an
 architecture, intervals are over observers and images, or over images: they speak for these
@@ -248,6 +249,28 @@ def accuracies(table: pd.DataFrame) -> pd.DataFrame:
     wide: Any = shown.pivot_table("share", "network", ["images", "answer"], sort=False)
     wide.columns = [f"{images}, {answer}" for images, answer in wide.columns]
     return wide
+
+
+def under_attack(table: pd.DataFrame, cards: pd.DataFrame) -> pd.DataFrame:
+    """Right answers (%), as images are and under attack, of networks by others and bundled ones.
+
+    Args:
+        table: of `metalib.tasks.accuracy`; only networks count that were attacked there.
+        cards: of bundled networks, as of `metalib.evaluation.reference.cards`.
+
+    Returns:
+        A row for each network: `images`, their number, `right` and `under attack`.
+    """
+    wide: Any = table.pivot(index="model", columns="answer", values="accuracy")
+    wide = wide.reindex(columns=["class", "class, under attack"]).dropna()
+    numbers: Any = table.groupby("model")["images"].max()
+    found = pd.concat([
+        pd.DataFrame({"images": cards["n"].to_numpy(), "right": cards["accuracy"].to_numpy(),
+                      "under attack": cards["robust"].to_numpy()}, index=cards["name"].to_list()),
+        pd.DataFrame({"images": numbers.reindex(wide.index), "right": wide["class"],
+                      "under attack": wide["class, under attack"]})]).rename_axis("network")
+    found[["right", "under attack"]] *= 100
+    return found
 
 
 def widest(table: pd.DataFrame) -> float:

@@ -23,6 +23,7 @@ from metalib.models.wrap import wrap_model
 from metalib.models.zoo.architectures import ARCHITECTURES, PHOTO_ARCHITECTURES, STAGES
 
 SMALL: str = "zoo/[!p]*"  # a pattern of the names of the networks of CIFAR-10, with 32 pixels
+PHOTOS: str = "zoo/photo-*"  # and of those of photographs, with 128
 FOLDER: Path = Path(__file__).parent / "weights"
 
 
