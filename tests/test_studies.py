@@ -351,8 +351,9 @@ def test_claims_are_asked_again_of_other_tables(monkeypatch):
     assert list(wide.loc["Both"]) == ["not asked", "not asked",
                                       "cannot tell: 5.25 (4.25 to 6.25)"]
     assert claims.tally(found, "others") == (
-        "Of 2 claims asked again of others, the number that hold is 0; 0 can be ruled out, and "
-        "of 2 so few networks cannot tell.")
+        "Of 2 claims asked again of others, 0 hold, 0 are ruled out and 2 stay open.")
+    one = found.assign(found=["holds", *found["found"].iloc[1:]])
+    assert "1 holds" in claims.tally(one[one["set"] == one["set"].iloc[0]], one["set"].iloc[0])
 
 
 def test_claims_are_read_and_bad_ones_named(root):

@@ -327,7 +327,7 @@ def test_cards_of_photographs_reach_what_the_zoo_promises(card):
     assert load_null(load_model(card["name"]), "features").about["images"].startswith("3925 ")
 
 
-@pytest.mark.parametrize("name", ["zoo/photo-resnet-standard-0", "zoo/photo-convnext-robust-0"])
+@pytest.mark.parametrize("name", ["zoo/photo-resnet-standard-0", "zoo/photo-resnet-robust-0"])
 @pytest.mark.parametrize("stage", ["group1", "features"])
 def test_metamers_of_photographs_pass_the_criterion(name, stage):
     model, null = load_model(name), load_null(load_model(name), stage)

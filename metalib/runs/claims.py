@@ -253,11 +253,12 @@ def tally(found: pd.DataFrame, name: str) -> str:
     Returns:
         A sentence.
     """
-    counts: Any = found.loc[found["set"] == name, "found"].value_counts()
-    holds, fails, open_ = (counts.get(word, 0) for word in (
-        "holds", "does not hold", "cannot tell"))
-    return (f"Of {counts.sum()} claims asked again of {name}, the number that hold is {holds}; "
-            f"{fails} can be ruled out, and of {open_} so few networks cannot tell.")
+    counts = found.loc[found["set"] == name, "found"].value_counts().to_dict()
+    words = {"holds": ("holds", "hold"), "does not hold": ("is ruled out", "are ruled out"),
+             "cannot tell": ("stays open", "stay open")}
+    told = [(counts.get(word, 0), verbs) for word, verbs in words.items()]
+    holds, fails, open_ = (f"{count} {one if count == 1 else many}" for count, (one, many) in told)
+    return f"Of {sum(counts.values())} claims asked again of {name}, {holds}, {fails} and {open_}."
 
 
 def side_by_side(found: pd.DataFrame) -> pd.DataFrame:
