@@ -16,11 +16,11 @@ STAGES = ("group1", "group2", "group3", "features")
 SHOWN = (4, 7, 17)  # of the bundled photographs, chosen before a metamer was made
 
 plots.use_style()
-figure, axes = plt.subplots(1, 3, figsize=(13, 7.4), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(9, 5.1), layout="constrained")
 for (training, words), ax in zip(TRAININGS.items(), axes):
     model = load_model(f"zoo/photo-resnet-{training}-0")
     images = load_images("imagenet-samples", size=model.input_size)[list(SHOWN)]
     rows = [images.images, *(generate(model, images, stage, steps=500).images for stage in STAGES)]
     plots.montage(torch.stack(rows), ["reference", *STAGES] if ax is axes[0] else [""] * 5, ax=ax)
-    ax.set_title(words, fontsize=13)
-figure.savefig(Path(__file__).with_name("picture.jpg"), dpi=100, pil_kwargs={"quality": 80})
+    ax.set_title(words)
+figure.savefig(Path(__file__).with_name("picture.jpg"), dpi=145, pil_kwargs={"quality": 80})
