@@ -21,6 +21,7 @@ for (training, words), ax in zip(TRAININGS.items(), axes):
     model = load_model(f"zoo/photo-resnet-{training}-0")
     images = load_images("imagenet-samples", size=model.input_size)[list(SHOWN)]
     rows = [images.images, *(generate(model, images, stage, steps=500).images for stage in STAGES)]
-    plots.montage(torch.stack(rows), ["reference", *STAGES] if ax is axes[0] else [""] * 5, ax=ax)
+    labels = ["reference", *STAGES] if ax is axes[0] else [""] * len(rows)
+    plots.montage(torch.stack(rows), labels, ax=ax)
     ax.set_title(words)
 figure.savefig(Path(__file__).with_name("picture.jpg"), dpi=145, pil_kwargs={"quality": 80})

@@ -46,7 +46,7 @@ def look(
     Args:
         network, stage, null: who looks where, and the null of that stage.
         references: (B, 3, H, W) in [0, 1].
-        pictures: (K, B, 3, H, W) in [0, 1], rounded to 8 bits, of the network's size.
+        pictures: (K, B, 3, H, W) in [0, 1], rounded to 8 bits.
         batch_size: pictures that go through the network together.
 
     Returns:

@@ -8,7 +8,6 @@
     at_equal_accuracy(values, "robust", "standard")    # networks' values, adjusted
 """
 
-import fnmatch
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,7 @@ from scipy import stats
 
 from metalib.models import zoo
 
-PERTURBATION = frozenset(  # what trainings may differ in
-    {"epsilon", "start", "attack_steps", "step"})
+PERTURBATION = frozenset({"epsilon", "start", "attack_steps"})  # what trainings may differ in
 
 
 def cards(pattern: str = zoo.SMALL) -> pd.DataFrame:
@@ -32,7 +30,7 @@ def cards(pattern: str = zoo.SMALL) -> pd.DataFrame:
     Raises:
         ValueError: no network matches.
     """
-    found = [card for card in zoo.cards() if fnmatch.fnmatch(card["name"], pattern)]
+    found = zoo.cards(pattern)
     if not found:
         raise ValueError(f"no bundled network matches {pattern!r}; zoo/* takes all of them")
     return pd.DataFrame([_row(card) for card in found])
@@ -97,9 +95,8 @@ def differences_of_recipes(pattern: str = zoo.SMALL) -> set[str]:
     """
     found: set[str] = set()
     recipes: dict[str, list[dict[str, Any]]] = {}
-    for card in zoo.cards():
-        if fnmatch.fnmatch(card["name"], pattern):
-            recipes.setdefault(card["architecture"], []).append(card["recipe"])
+    for card in zoo.cards(pattern):
+        recipes.setdefault(card["architecture"], []).append(card["recipe"])
     for several in recipes.values():
         found |= {key for one in several for key in several[0].keys() | one.keys()
                   if one.get(key) != several[0].get(key)}

@@ -6,6 +6,7 @@ photographs (Imagenette, ten classes of ImageNet) stands `photo-`. Each model is
 `<name>.null.safetensors` (its null distributions, see `metalib.evaluation.nulls`).
 """
 
+import fnmatch
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -62,9 +63,10 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-def cards() -> list[dict]:
-    """The cards of all models of the zoo, plain dicts, sorted by name; no weights are read."""
-    return [json.loads((FOLDER / f"{name}.json").read_text()) for name in names()]
+def cards(pattern: str = "zoo/*") -> list[dict]:
+    """The cards of the models whose names match, plain dicts, by name; no weights are read."""
+    return [json.loads((FOLDER / f"{name}.json").read_text()) for name in names()
+            if fnmatch.fnmatch(f"zoo/{name}", pattern)]
 
 
 def files(name: str) -> list[Path]:
