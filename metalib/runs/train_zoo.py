@@ -94,6 +94,7 @@ PHOTO_TRAININGS: dict[str, Training] = {
     "noise": replace(OF_PHOTOS, epsilon=4 / 255, start=1.0),
     "robust": replace(OF_PHOTOS, epsilon=4 / 255, start=0.5, attack_steps=1, step=1.25),
 }
+OF_ARCHITECTURE: dict[str, dict[str, Any]] = {"photo-efficientnet": {"area": 0.35}}
 UNSAID = {  # in the cards of networks of CIFAR-10
     "area": 1.0, "early_side": None, "step": 2.0, "norm": "L2"}
 
@@ -101,7 +102,7 @@ UNSAID = {  # in the cards of networks of CIFAR-10
 def training_of(architecture: str, training: str) -> Training:
     """The settings of a training of an architecture; KeyError where there is none."""
     of_part = PHOTO_TRAININGS if architecture in PHOTO_ARCHITECTURES else TRAININGS
-    return of_part[training]
+    return replace(of_part[training], **OF_ARCHITECTURE.get(architecture, {}))
 
 
 def sgd(
@@ -123,7 +124,7 @@ def adamw(parameters: Iterable[Tensor], decay: float) -> torch.optim.Optimizer:
 of_small_batches = functools.partial(sgd, lr=0.08)
 OPTIMIZERS: dict[str, Callable[[Iterable[Tensor], float], torch.optim.Optimizer]] = {
     "resnet": sgd, "vgg": sgd, "convnext": sgd, "cct": adamw,
-    "photo-resnet": of_small_batches, "photo-convnext": of_small_batches}
+    "photo-resnet": of_small_batches, "photo-efficientnet": of_small_batches}
 
 
 def recipe(architecture: str, training: str) -> dict[str, Any]:
