@@ -27,7 +27,9 @@ _build/pages/%.ipynb: %.ipynb $(CODE)
 	@mkdir -p $(@D)
 	$(BIN)/jupyter $(EXECUTE) $< --output-dir $(@D)
 
-test: lint unit notebook-test check-results book-check  ## everything that CI runs
+test: .venv/ready .venv/browser  ## everything that CI runs; what takes one core goes side by side
+	$(MAKE) --no-print-directory --jobs $(JOBS) --output-sync lint book/_static/explore/data.js
+	$(MAKE) --no-print-directory unit notebook-test check-results book-check
 
 unit: .venv/ready .venv/browser
 	$(ONE_THREAD) $(BIN)/pytest -n $(JOBS)
@@ -36,7 +38,7 @@ notebook-test: .venv/ready  ## replay the chapters and compare the outputs that 
 	$(ONE_THREAD) $(BIN)/pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 		--nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider -o addopts= notebooks book
 
-check-results: .venv/ready .cache/data  ## compute three random cells of every study again
+check-results: .venv/ready .cache/data  ## compute up to three random cells of every study again
 	$(DATA) $(ONE_THREAD) $(BIN)/python -m metalib.studies check --workers $(JOBS) $(STUDY)
 
 book-check: .venv/ready .venv/browser book/_static/explore/data.js  ## the strict build, from the committed outputs, opened in a browser

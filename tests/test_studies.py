@@ -130,6 +130,16 @@ def test_a_spot_check_finds_what_the_code_does_differently(root, monkeypatch, sh
     assert len(studies.table("made-up")) == len(table)
 
 
+@pytest.mark.parametrize("at_most, cells", [(0.0, 1), (10.0, 1), (25.0, 2), (30.0, 3)])
+def test_a_spot_check_takes_fewer_of_expensive_cells(root, monkeypatch, at_most, cells):
+    table = studies.compute("made-up")
+    for about in table.attrs["provenance"]["cells"].values():
+        about["seconds"] = 10.0
+    monkeypatch.setattr(spot_checks, "AT_MOST", at_most)
+    checked = spot_checks.check(studies.load_study("made-up"), table, seed=0)
+    assert checked["cell"].nunique() == cells
+
+
 def test_a_spot_check_finds_rows_that_changed_places(root):
     table = studies.compute("made-up")
     about = table.attrs["provenance"]

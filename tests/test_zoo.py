@@ -302,7 +302,8 @@ def test_trainings_on_photographs_differ_in_the_perturbation_alone():
 
 def test_the_zoo_of_photographs_crosses_architectures_and_trainings():
     names = set(list_models(zoo.PHOTOS))
-    assert names <= {f"zoo/{name}" for name in training.PHOTO_ZOO}
+    planned = {f"zoo/{name}" for name in training.PHOTO_ZOO}
+    assert {name for name in planned if "resnet" in name} <= names <= planned
     assert {card["training"] for card in zoo.cards(zoo.PHOTOS)} == set(training.PHOTO_TRAININGS)
     assert reference.differences_of_recipes(zoo.PHOTOS) == reference.PERTURBATION | {"step"}
     assert sum(path.stat().st_size for path in zoo.FOLDER.glob("photo-*")) < 36e6

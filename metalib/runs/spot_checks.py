@@ -10,6 +10,8 @@ import pandas as pd
 from metalib.runs import sweep as sweeps
 from metalib.runs.study import Stale, Study, images_of
 
+AT_MOST = 60.0  # seconds that the cells of one study took when its table was made
+
 
 def check(
     study: Study, stored: pd.DataFrame, *, cells: int = 3, seed: int | None = None,
@@ -19,7 +21,8 @@ def check(
     Args:
         study: of `load_study`.
         stored: its table.
-        cells: how many of them.
+        cells: how many of them. Where these took more than a minute in all when the table was
+            made, it is fewer, though at least one.
         seed: of the choice; None chooses by chance.
 
     Returns:
@@ -34,7 +37,9 @@ def check(
     about = stored.attrs["provenance"]
     here = [(file, values) for file, values in study.cells(known=about["weights"])
             if all(map(sweeps.is_here, file.about["weights"]))]
-    chosen = random.Random(seed).sample(here, min(cells, len(here)))
+    drawn = random.Random(seed).sample(here, min(cells, len(here)))
+    took = np.cumsum([about["cells"].get(file.address, {}).get("seconds", 0) for file, _ in drawn])
+    chosen = [cell for number, cell in enumerate(drawn) if not number or took[number] <= AT_MOST]
     try:
         if not here:
             raise FileNotFoundError("none of its cells has all its networks on this machine")

@@ -2,7 +2,7 @@
 
     python -m metalib.studies compute             # the cells that are missing or stale, on Dask
     python -m metalib.studies compute transfer    # of one study; --scheduler for a cluster
-    python -m metalib.studies check               # three random cells of each, computed again
+    python -m metalib.studies check               # up to three random cells of each, again
 
     table = metalib.studies.table("transfer")     # what chapters read
 
