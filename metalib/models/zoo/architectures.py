@@ -3,7 +3,8 @@
 Every architecture is a sequence of named stages, from early to late, with the same names
 everywhere: those of `STAGES`. The four families differ as the vision models of the last decade
 do: in shortcuts (resnet, not vgg), depthwise convolutions with GELU (convnext), and attention
-between tokens (cct). Those for photographs begin with a quarter of the resolution.
+between tokens (cct). Those for photographs begin with a quarter of the resolution; beside the
+residual one stands one of inverted blocks, which weighs its channels (efficientnet).
 """
 
 from collections import OrderedDict
