@@ -1,6 +1,6 @@
 """Make the data of the page "See a metamer emerge": book/_static/explore/data.js, one constant.
 
-    python book/explore.py      # a minute or two; a file that the present code and weights made is kept
+    python book/explore.py      # minutes; a file that the present code and weights made is kept
 
 Pictures are kept without loss: of each image the differences from the picture before it, pixel by
 pixel and modulo 256, deflated. The first of a run differs from the start, which all runs of a
