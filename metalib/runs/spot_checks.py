@@ -39,7 +39,7 @@ def check(
             if all(map(sweeps.is_here, file.about["weights"]))]
     drawn = random.Random(seed).sample(here, min(cells, len(here)))
     took = np.cumsum([about["cells"].get(file.address, {}).get("seconds", 0) for file, _ in drawn])
-    chosen = [cell for number, cell in enumerate(drawn) if not number or took[number] <= AT_MOST]
+    chosen = drawn[:max(1, int((took <= AT_MOST).sum()))]
     try:
         if not here:
             raise FileNotFoundError("none of its cells has all its networks on this machine")

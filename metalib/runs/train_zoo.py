@@ -94,7 +94,8 @@ PHOTO_TRAININGS: dict[str, Training] = {
     "noise": replace(OF_PHOTOS, epsilon=4 / 255, start=1.0),
     "robust": replace(OF_PHOTOS, epsilon=4 / 255, start=0.5, attack_steps=1, step=1.25),
 }
-OF_ARCHITECTURE: dict[str, dict[str, Any]] = {"photo-efficientnet": {"area": 0.35}}
+OF_ARCHITECTURE: dict[str, dict[str, Any]] = {  # in place of those above
+    "photo-efficientnet": {"area": 0.35}}
 UNSAID = {  # in the cards of networks of CIFAR-10
     "area": 1.0, "early_side": None, "step": 2.0, "norm": "L2"}
 

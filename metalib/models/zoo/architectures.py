@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import SqueezeExcitation
 
 STAGES: tuple[str, ...] = ("stem", "group1", "group2", "group3", "features", "logits")
 
@@ -96,15 +97,12 @@ class InvertedBlock(nn.Module):
         width = expansion * inputs
         self.expand = conv_bn(inputs, width, 1)
         self.depthwise = conv_bn(width, width, stride=stride, groups=width)
-        self.squeeze = nn.Linear(width, inputs // 4)
-        self.excite = nn.Linear(inputs // 4, width)
+        self.weigh = SqueezeExcitation(width, inputs // 4, activation=nn.SiLU)
         self.project = conv_bn(width, outputs, 1)
         self.has_shortcut = inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.silu(self.depthwise(F.silu(self.expand(x))))
-        weights = self.excite(F.silu(self.squeeze(y.mean((2, 3))))).sigmoid()
-        y = self.project(y * weights[:, :, None, None])
+        y = self.project(self.weigh(F.silu(self.depthwise(F.silu(self.expand(x))))))
         return x + y if self.has_shortcut else y
 
 
