@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metalib import generate, judge, load_images, null_distribution, transfer_study
+from metalib.generation.objective import relative_distance
+from metalib.generation.starts import start_images
 from metalib.models.texture import PooledStatistics, texture_model
 from metalib.models.windows import Windows, log_polar, uniform
 
@@ -159,6 +161,21 @@ def test_texforms_are_metamers_of_it():
     assert table["passed"].all() and (table["distance"] > 0.1).all()
     far = generate(model, natural[:2], "statistics", steps=1)
     assert not judge(model, "statistics", far, null)["passed"].any()
+
+
+def test_a_texform_is_a_start(samples, robust):
+    begun = start_images("texform", samples[:2], steps=20)
+    model = texture_model(uniform(32, 4), load_images("cifar10-samples"))
+    noise = start_images("noise", samples[:2])
+    made = generate(model, samples[:2], "statistics", start=noise, steps=20)
+    assert (begun - made.images).abs().mean() < 0.005  # the latter are rounded, and of one batch
+    far, near = (relative_distance(*(model.activations(images, "statistics")
+                                     for images in (found, samples.images[:2])))
+                 for found in (noise, begun))
+    assert (near < far / 2).all()
+    again = generate(robust, samples[:1], "group1", steps=2,
+                     start=("texform", {"scale": 1.0, "steps": 2, "colour": True}))
+    assert again.recipe["start_options"]["steps"] == 2
 
 
 def test_colour_is_an_extension():

@@ -17,7 +17,8 @@ from torchvision.transforms import functional as transforms
 
 from metalib import metrics
 from metalib.data import to_bytes
-from metalib.generation.starts import at_distance, image_generator
+from metalib.generation.seeds import image_generator
+from metalib.generation.starts import at_distance
 
 COPY = 0.06  # images within this distance of each other (RMS, pixels in [0, 1]) are copies
 GREY = 0.02  # images within this distance of their own luminance are grey

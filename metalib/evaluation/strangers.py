@@ -238,7 +238,7 @@ def _by_origin(table: pd.DataFrame, stage: str) -> pd.DataFrame:
 # --- Accuracy -----------------------------------------------------------------------------------
 
 def accuracies(table: pd.DataFrame) -> pd.DataFrame:
-    """Right answers (%) by network (rows), source of the images and way of counting (columns).
+    """Right answers (%) by network (rows), source of the images and way of counting (two levels).
 
     Args:
         table: of `metalib.tasks.accuracy`, with the columns `model` and `image_set`.
@@ -247,8 +247,7 @@ def accuracies(table: pd.DataFrame) -> pd.DataFrame:
         share=100 * table["accuracy"], network=table["model"].str.rpartition("/")[2],
         images=table["image_set"].str.removeprefix("folder:").str.partition("/")[0])
     wide: Any = shown.pivot_table("share", "network", ["images", "answer"], sort=False)
-    wide.columns = [f"{images}, {answer}" for images, answer in wide.columns]
-    return wide
+    return wide.rename_axis(columns=[None, None])
 
 
 def under_attack(table: pd.DataFrame, cards: pd.DataFrame) -> pd.DataFrame:

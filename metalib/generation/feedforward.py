@@ -17,7 +17,7 @@ from torch import Tensor
 from metalib.data import ImageSet, pixels, to_8_bits
 from metalib.generation.local_statistics import matched
 from metalib.generation.metamers import Metamers
-from metalib.generation.starts import image_generator
+from metalib.generation.seeds import image_generator
 from metalib.models.texture import scales_of
 from metalib.models.windows import Windows
 

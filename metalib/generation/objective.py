@@ -14,8 +14,8 @@ from torch import Tensor
 
 from metalib.generation.compute import Compute, of_all_ranks
 from metalib.generation.graphs import Graphed
+from metalib.generation.seeds import image_generator
 from metalib.generation.stacked import Stacked, alike
-from metalib.generation.starts import image_generator
 from metalib.models import Model
 from metalib.notices import warn
 

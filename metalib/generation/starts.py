@@ -3,15 +3,14 @@
 `STARTS` names them, and `generate(..., start=("blend", {"fraction": 0.3}))` sets their options.
 
 Some know nothing of the reference (noise, uniform, grey, pink, other_class), some a little
-(same_class: its class; phase_scrambled: its spectrum; one_pass: its spectrum around each place),
-some most of it (blurred, blend,
-perturbed). A metamer that begins near its reference is likely to end near it, and has to be
-compared with a mere `perturbation` at the same distance.
+(same_class: its class; phase_scrambled: its spectrum; one_pass: its spectrum around each place;
+texform: its textures there), some most of it (blurred, blend, perturbed). A metamer that begins
+near its reference is likely to end near it, and has to be compared with a mere `perturbation` at
+the same distance.
 
 To add one, write such a function and name it in `STARTS`.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,9 +19,11 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms import functional as transforms
 
-from metalib.data import ImageSet, pixels, to_bytes
+from metalib.data import ImageSet, pixels
 from metalib.generation.local_statistics import layout_of, matched
+from metalib.generation.seeds import image_generator
 from metalib.generation.spectra import falling, weighed
+from metalib.generation.texforms import texform as texform_of
 from metalib.metrics import rms_distance
 
 
@@ -137,11 +138,25 @@ def one_pass(
     return matched(reference, torch.randn(reference.shape, generator=generator), windows)
 
 
+def texform(
+    reference: Tensor, label: int, generator: Generator, *, scale: float | None = None,
+    fixation: tuple[float, float] | None = None, count: int = 4, steps: int = 50,
+    colour: bool = False,
+) -> Tensor:
+    """A metamer for a model of early human vision, grey as published, see `texture_model`.
+
+    Windows are those of `one_pass`. It takes `steps` gradient evaluations of that model, which do
+    not count among the network's. With `colour` opponent colours are matched, too, an extension.
+    """
+    return texform_of(reference, generator, scale=scale, fixation=fixation, count=count,
+                      steps=steps, colour=colour)
+
+
 STARTS: dict[str, Callable[..., Tensor]] = {
     "noise": noise, "uniform": uniform, "grey": grey, "pink": pink,
     "phase_scrambled": phase_scrambled, "blurred": blurred, "blend": blend,
     "same_class": same_class, "other_class": other_class, "perturbed": perturbed,
-    "one_pass": one_pass}
+    "one_pass": one_pass, "texform": texform}
 
 
 def start_images(
@@ -224,16 +239,6 @@ def at_distance(
         far = rms_distance(images, references) > distance
         low, high = torch.where(far, low, scale), torch.where(far, scale, high)
     return images
-
-
-def image_generator(reference: Tensor, seed: int) -> Generator:
-    """A random generator for one reference (3, H, W).
-
-    It is the same for the same 8-bit image and seed, whatever else is in the batch.
-    """
-    content = to_bytes(reference.cpu()).contiguous().numpy().tobytes()
-    digest = hashlib.sha256(str(int(seed)).encode() + b":" + content).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _another(

@@ -14,6 +14,7 @@ from metalib.generation.metamers import Metamers
 from metalib.generation.objective import relative_distance
 from metalib.generation.optimizers import LINE_SEARCHES, published
 from metalib.generation.starts import start_images
+from metalib.metrics import rms_distance
 from metalib.models.model import Model
 from metalib.models.registry import load_model
 from metalib.plain import whole
@@ -170,9 +171,9 @@ def minima(
         network, images.images.repeat(n_starts, 1, 1, 1), stage, optimizer=optimizer, start=begun,
         steps=steps, store_every=1)
     found = best_so_far(network, stage, metamers, np.asarray([max(1, steps // 2), steps]))
-    rms = (metamers.images - metamers.references).square().mean((1, 2, 3)).sqrt().numpy()
     return pd.DataFrame({
         "image": np.tile(np.arange(len(images)), n_starts),
         "seed": np.arange(n_starts).repeat(len(images)),
         "match_db": found["match_db"][1], "unrounded_db": found["unrounded_db"][1],
-        "half_db": found["unrounded_db"][0], "distance": rms})
+        "half_db": found["unrounded_db"][0],
+        "distance": rms_distance(metamers.images, metamers.references).numpy()})
