@@ -27,12 +27,13 @@ _build/pages/%.ipynb: %.ipynb $(CODE)
 	@mkdir -p $(@D)
 	$(BIN)/jupyter $(EXECUTE) $< --output-dir $(@D)
 
-test: .venv/ready .venv/browser  ## everything that CI runs; what takes one core goes side by side
+test: .venv/ready .venv/browser  ## everything that CI runs; what leaves a core idle goes side by side
 	$(MAKE) --no-print-directory --jobs $(JOBS) --output-sync lint book/_static/explore/data.js
-	$(MAKE) --no-print-directory unit notebook-test check-results book-check
+	$(MAKE) --no-print-directory unit check-results
+	$(MAKE) --no-print-directory --jobs $(JOBS) --output-sync notebook-test book-check
 
 unit: .venv/ready .venv/browser
-	$(ONE_THREAD) $(BIN)/pytest -n $(JOBS)
+	$(ONE_THREAD) $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 notebook-test: .venv/ready  ## replay the chapters and compare the outputs that a test holds
 	$(ONE_THREAD) $(BIN)/pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
