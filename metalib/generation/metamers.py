@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 FILE = "metamers.safetensors"
 # which axis of a field counts the images
-AXES = {"images": 0, "references": 0, "starts": 0, "evaluations": 0, "loss": 1, "frames": 1,
-        "member_loss": 2}
+AXES = {"images": 0, "references": 0, "starts": 0, "decoded": 0, "evaluations": 0, "loss": 1,
+        "frames": 1, "member_loss": 2}
 
 
 class Position(NamedTuple):
@@ -89,6 +89,8 @@ class Metamers:
             image that would be stored.
         references: (B, 3, H, W) float32 in [0, 1].
         starts: (B, 3, H, W), the starting images.
+        decoded: (B, 3, H, W), of methods with a decoder, what it makes of the references'
+            activations as they are: a control.
         loss: (T, B), the loss (see `generate`) at each gradient evaluation; NaN after an image
             has stopped.
         member_loss: (T, N, B), the loss of each of the N models by itself.
@@ -118,6 +120,7 @@ class Metamers:
     history_steps: Tensor | None = None
     unfinished: dict[int, Position] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    decoded: Tensor | None = None
 
     @property
     def interrupted(self) -> bool:

@@ -4,9 +4,9 @@
 
 Some know nothing of the reference (noise, uniform, grey, pink, other_class), some a little
 (same_class: its class; phase_scrambled: its spectrum; one_pass: its spectrum around each place;
-texform: its textures there), some most of it (blurred, blend, perturbed). A metamer that begins
-near its reference is likely to end near it, and has to be compared with a mere `perturbation` at
-the same distance.
+texform: its textures there; foveated: an encoder's features there), some most of it (blurred,
+blend, perturbed). A metamer that begins near its reference is likely to end near it, and has to be
+compared with a mere `perturbation` at the same distance.
 
 To add one, write such a function and name it in `STARTS`.
 """
@@ -20,6 +20,8 @@ from torch import Generator, Tensor
 from torchvision.transforms import functional as transforms
 
 from metalib.data import ImageSet, pixels
+from metalib.generation.decoder import Autoencoder, autoencoder_of
+from metalib.generation.foveation import restyle
 from metalib.generation.local_statistics import layout_of, matched
 from metalib.generation.seeds import image_generator
 from metalib.generation.spectra import falling, weighed
@@ -152,11 +154,22 @@ def texform(
                       steps=steps, colour=colour)
 
 
+def foveated(
+    reference: Tensor, label: int, generator: Generator, *, scale: float | None = 0.5,
+    fixation: tuple[float, float] | None = None, count: int = 4,
+    encoder: str | Autoencoder | None = None,
+) -> Tensor:
+    """Foveated style transfer of the reference, see `metalib.generation.feedforward`."""
+    sides = tuple(reference.shape[1:])
+    return restyle(reference[None], [generator], autoencoder_of(encoder, sides),
+                   layout_of(sides, scale, fixation, count))[0]
+
+
 STARTS: dict[str, Callable[..., Tensor]] = {
     "noise": noise, "uniform": uniform, "grey": grey, "pink": pink,
     "phase_scrambled": phase_scrambled, "blurred": blurred, "blend": blend,
     "same_class": same_class, "other_class": other_class, "perturbed": perturbed,
-    "one_pass": one_pass, "texform": texform}
+    "one_pass": one_pass, "texform": texform, "foveated": foveated}
 
 
 def start_images(
