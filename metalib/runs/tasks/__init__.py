@@ -13,6 +13,7 @@ Without a `size`, images have that which the network takes, or the first of seve
 from metalib.runs.tasks.accuracy import accuracy
 from metalib.runs.tasks.checks import checked_by
 from metalib.runs.tasks.generation import generation
+from metalib.runs.tasks.human import human
 from metalib.runs.tasks.joint import joint, pairs, partners, prices
 from metalib.runs.tasks.match import match, minima
 from metalib.runs.tasks.representation import discoveries, rejections, representation
@@ -22,5 +23,5 @@ from metalib.runs.tasks.transfer import copies, coverage, transfer
 
 __all__ = [
     "accuracy", "checked_by", "confidence", "copies", "coverage", "discoveries", "generation",
-    "inversions", "joint", "match", "minima", "pairs", "partners", "photographs", "prices",
+    "human", "inversions", "joint", "match", "minima", "pairs", "partners", "photographs", "prices",
     "rejections", "representation", "starts", "statistics", "transfer"]

@@ -1,0 +1,121 @@
+"""The critical scale of a stage: up to which windows it takes a synthesis for its reference.
+
+    critical_scale(rows)                       # of one stage of one network
+    critical_scales(table, ["observer", "stage", "comparison"])
+
+The share of images that pass falls as windows grow. A psychometric function says where: its
+midpoint is the critical scale, and its lapse rate the share of images that pass at no scale, since
+a method is never exact. For people it is the scale at which they no longer tell two images apart
+(Freeman & Simoncelli 2011, doi:10.1038/nn.2889; Wallis et al. 2019, doi:10.7554/eLife.42512), and
+depends on whether a synthesis is compared with its reference or with another synthesis.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+BOUNDS = ("", "above", "below")  # of what is known of a critical scale: all, or a bound only
+
+
+def critical_scale(
+    table: pd.DataFrame, *, scale: str = "scale", resamples: int = 1000, level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The midpoint of the psychometric function of passes by scale, with an interval over images.
+
+    It is fitted by psignifit (Schütt et al. 2016, doi:10.1016/j.visres.2016.02.002): a cumulative
+    normal of the logarithm of the scale, with a lapse rate and no guessing, whose most probable
+    parameters are given. All scales have the same images, so that passes are not independent, and
+    psignifit's own interval would be too narrow. The interval here resamples images, for the
+    estimate without a form: `moment`, the mean of the logarithm of the scale up to which images
+    pass, among those that pass at the smallest (Spearman 1908 and Kärber 1931); its width is
+    centred on the midpoint.
+
+    Args:
+        table: a row for each scale and image, with `image`, `passed` (without missing values) and
+            the scale, positive.
+        scale: the name of that column.
+        resamples, level, seed: of the interval.
+
+    Returns:
+        `estimate`, `low`, `high` (scales), `bound` ("above" where most images pass at the largest
+        scale, "below" where most fail at the smallest, and `estimate` is that scale; else ""),
+        `lapse`, `width` (octaves in which the function falls from 95 to 5 % of its height),
+        `moment`, and the numbers of `scales` and `images`.
+
+    Raises:
+        ValueError: fewer than three scales, or images that are not the same at all of them.
+    """
+    wide = _wide(table, scale)
+    octaves, shares = np.log2(wide.columns.to_numpy(float)), wide.to_numpy(float).mean(0)
+    found = {"scales": wide.shape[1], "images": wide.shape[0]}
+    for bound, at, censored in (("above", -1, shares[-1] >= 0.5), ("below", 0, shares[0] < 0.5)):
+        if censored:
+            end = 2.0 ** octaves[at]
+            ends = (end, np.inf) if bound == "above" else (0.0, end)
+            return {"estimate": end, "low": ends[0], "high": ends[1], "bound": bound,
+                    "lapse": 1 - shares[0], "width": np.nan, "moment": np.nan, **found}
+    fitted = _fitted(octaves, shares, len(wide))
+    moments = _moments(wide.to_numpy(float), octaves, resamples, seed)
+    half = np.nanquantile(moments - moments[0], [(1 - level) / 2, (1 + level) / 2])
+    return {"estimate": 2 ** fitted["midpoint"], "low": 2 ** (fitted["midpoint"] + half[0]),
+            "high": 2 ** (fitted["midpoint"] + half[1]), "bound": "", "lapse": fitted["lapse"],
+            "width": fitted["width"], "moment": 2 ** moments[0], **found}
+
+
+def critical_scales(
+    table: pd.DataFrame, by: Sequence[str], **options: Any,
+) -> pd.DataFrame:
+    """`critical_scale` of each group of rows; `options` are its keywords."""
+    groups = table.groupby(list(by), sort=False)
+    return pd.DataFrame([{**dict(zip(by, key if isinstance(key, tuple) else (key,))),
+                          **critical_scale(rows, **options)} for key, rows in groups])
+
+
+def curve(found: dict[str, Any], scales: Any) -> np.ndarray:
+    """The share of images that pass at scales, by what `critical_scale` found."""
+    from scipy import stats
+    spread = found["width"] / (2 * stats.norm.ppf(0.95))
+    return (1 - found["lapse"]) * stats.norm.sf(
+        (np.log2(scales) - np.log2(found["estimate"])) / spread)
+
+
+def _wide(table: Any, scale: str) -> Any:
+    wide = table.assign(passed=table["passed"].astype(float)).pivot(
+        index="image", columns=scale, values="passed").sort_index(axis=1)
+    if wide.shape[1] < 3 or wide.isna().to_numpy().any() or min(wide.columns) <= 0:
+        raise ValueError("a critical scale takes verdicts on the same images at three or more "
+                         f"positive scales, not a table of {wide.shape[0]} images and the scales "
+                         f"{', '.join(map(str, wide.columns))}")
+    return wide
+
+
+def _fitted(octaves: np.ndarray, shares: np.ndarray, count: int) -> dict[str, float]:
+    """Midpoint and width in octaves, and the lapse rate."""
+    import psignifit  # metalib imports without it
+    passes = np.round(shares * count)
+    data = np.column_stack([-octaves, passes, np.full(len(octaves), count)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few trials at a block
+        fit = psignifit.psignifit(
+            data, experiment_type="yes/no", sigmoid="norm", verbose=False,
+            fixed_parameters={"gamma": 0.0, "eta": 1e-4})
+    found = fit.parameter_estimate
+    return {"midpoint": -found["threshold"], "width": found["width"], "lapse": found["lambda"]}
+
+
+def _moments(passes: np.ndarray, octaves: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Mean log2 of the scale up to which images pass: of the sample, then of resamples.
+
+    The share that passes falls linearly between scales, from half a step below the smallest one to
+    half a step above the largest.
+    """
+    draw = np.random.default_rng(seed).integers(len(passes), size=(resamples, len(passes)))
+    shares = np.concatenate([passes.mean(0)[None], passes[draw].mean(1)])
+    steps = np.gradient(octaves)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = shares / shares[:, :1]
+    return octaves[0] - steps[0] / 2 + (relative * steps).sum(1)

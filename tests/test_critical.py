@@ -1,0 +1,72 @@
+"""Critical scales: planted ones are recovered, and intervals cover them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metalib.evaluation import critical
+from metalib.evaluation.critical import critical_scale, critical_scales, curve
+
+SCALES = np.geomspace(0.125, 2, 9)
+
+
+def planted(scale=0.5, spread=0.6, lapse=0.1, images=200, seed=0, scales=SCALES):
+    """Images, each of which passes up to a scale of its own, but for some that never do."""
+    random = np.random.default_rng(seed)
+    own = np.log2(scale) + spread * random.standard_normal(images)
+    own[random.random(images) < lapse] = -np.inf
+    passed = scales[None] < 2 ** own[:, None]
+    return pd.DataFrame({"scale": np.tile(scales, images), "passed": passed.ravel(),
+                         "image": np.arange(images).repeat(len(scales))})
+
+
+@pytest.mark.parametrize("scale, lapse", [(0.3, 0.0), (0.5, 0.2), (1.0, 0.05)])
+def test_a_planted_scale_is_recovered(scale, lapse):
+    found = critical_scale(planted(scale, lapse=lapse, images=400))
+    assert found["estimate"] == pytest.approx(scale, rel=0.1)
+    assert found["moment"] == pytest.approx(scale, rel=0.1)
+    assert found["lapse"] == pytest.approx(lapse, abs=0.06) and found["bound"] == ""
+    assert found["low"] < scale < found["high"] and found["images"] == 400
+
+
+def test_intervals_cover_what_was_planted():
+    """Of the estimate without a form, whose interval it is."""
+    covered = []
+    for seed in range(200):
+        table = planted(images=40, seed=seed)
+        moments = critical._moments(critical._wide(table, "scale").to_numpy(), np.log2(SCALES),
+                                    200, seed)
+        low, high = np.quantile(moments - moments[0], [0.025, 0.975]) + moments[0]
+        covered.append(low < np.log2(0.5) < high)
+    assert 0.9 <= np.mean(covered) <= 0.99
+
+
+def test_passes_of_one_image_are_not_taken_for_independent():
+    """Each image counts once: at more scales the interval is hardly narrower."""
+    few, many = (critical_scale(planted(images=100, scales=np.geomspace(0.125, 2, count)))
+                 for count in (7, 25))
+    widths = [np.log2(found["high"] / found["low"]) for found in (few, many)]
+    assert widths[1] > 0.7 * widths[0]
+
+
+def test_scales_beyond_those_tried_are_bounds():
+    above, below = critical_scale(planted(8.0)), critical_scale(planted(0.02))
+    assert (above["bound"], above["estimate"], above["high"]) == ("above", 2.0, np.inf)
+    assert (below["bound"], below["estimate"], below["low"]) == ("below", 0.125, 0.0)
+
+
+def test_each_group_has_its_own():
+    table = pd.concat([planted(scale).assign(stage=name)
+                       for name, scale in (("early", 0.3), ("late", 0.9))])
+    found = critical_scales(table, ["stage"], resamples=50).set_index("stage")
+    assert found.loc["early", "estimate"] < 0.4 and found.loc["late", "estimate"] > 0.7
+    shares = curve(found.loc["late"].to_dict(), SCALES)
+    true = table[table["stage"] == "late"].groupby("scale")["passed"].mean()
+    assert np.abs(shares - true.to_numpy()).max() < 0.06
+
+
+@pytest.mark.parametrize("table", [
+    planted(scales=SCALES[:2]), planted().iloc[1:], planted(scales=SCALES - 0.125)])
+def test_what_has_no_critical_scale_is_told(table):
+    with pytest.raises(ValueError, match="same images at three or more positive scales"):
+        critical_scale(table)
