@@ -56,6 +56,8 @@ def test_the_model_of_early_vision_looks_too():
     table = tasks.human("decoded", OBSERVERS[:1], n_images=2, natural=20)
     seen = table[table["observer"] == "early vision"]
     assert seen["stage"].tolist() == ["statistics"] * 2 and seen["match"].notna().all()
+    coarse = tasks.human("decoded", OBSERVERS[:1], n_images=2, natural=20, vision={"count": 1})
+    assert not coarse.query("observer == 'early vision'")["match"].equals(seen["match"])
 
 
 @pytest.mark.parametrize("given, message", [

@@ -1,7 +1,7 @@
 """What networks make of metamers that are made as those of people are, and of their controls."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -71,7 +71,8 @@ def human(
     fixation: Sequence[float] | None = None, encoder: str | None = None, generator: str = "",
     stage: str = "features", steps: int = 100, like: str = "foveated",
     image_set: str = "cifar10-samples", split: str | None = None, n_images: int = 10,
-    size: int | None = None, seed: int = 0, natural: int = 0, first: int = 0,
+    size: int | None = None, seed: int = 0, natural: int = 0,
+    vision: Mapping[str, Any] | None = None, first: int = 0,
 ) -> pd.DataFrame:
     """Images of one method, shown to networks at all their stages.
 
@@ -89,7 +90,8 @@ def human(
         like: the method that controls are like.
         image_set, split, n_images, size, seed: the references, as in `load_images`.
         natural: from how many further images the null of the model of early vision is taken, which
-            looks at the images, too, in windows of the same layout; 0 leaves it out.
+            looks at the images, too; 0 leaves it out.
+        vision: `scale`, `count` and `fixation` of its windows; None for those of the method.
         first: take so many of the references only; 0 takes all.
 
     Returns:
@@ -113,8 +115,10 @@ def human(
     about = image_statistics(made.pictures, images)[["ssim"]].assign(
         distance=rms_distance(made.pictures, images.images).double().numpy(),
         evaluations=made.evaluations, seconds=made.seconds)
+    looking = _observers(observers, images, windows if vision is None else {
+        "scale": None, "fixation": None, "count": 4, **vision}, natural, image_set, split)
     parts = [_seen(Observer(model, images, 100, nulls), nulls, made, again)
-             for model, nulls in _observers(observers, images, windows, natural, image_set, split)]
+             for model, nulls in looking]
     table = pd.concat(parts, ignore_index=True).join(about, on="image")
     return table.astype(dict.fromkeys(table.select_dtypes("float64"), "float32"))
 
