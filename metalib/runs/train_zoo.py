@@ -384,7 +384,14 @@ def save_atomically(path: Path, save: Callable[[Path], Any]) -> None:
 def accuracy(
     model: Model, images: ImageSet, against: dict[str, Any] | None = None, batch_size: int = 100,
 ) -> float:
-    """Share of an ImageSet that a model classifies correctly.
+    """Share of an ImageSet that a model classifies correctly, see `is_right`."""
+    return is_right(model, images, against, batch_size).double().mean().item()
+
+
+def is_right(
+    model: Model, images: ImageSet, against: dict[str, Any] | None = None, batch_size: int = 100,
+) -> Tensor:
+    """Which of the images of an ImageSet a model classifies correctly, (N,).
 
     With `against`, arguments of `attack`, an image counts only if it is classified correctly after
     that attack, too. It follows gradients in the precision of a training (see `arithmetic`); what
@@ -395,22 +402,29 @@ def accuracy(
             return model(batch).float()
 
     generator = torch.Generator().manual_seed(0)
-    correct = 0
+    found = []
     for batch, labels in zip(images.images.split(batch_size), images.labels.split(batch_size)):
         batch, labels = batch.to(model.device), labels.to(model.device)
         with torch.no_grad():
             right = model(batch).argmax(1) == labels
         if against and right.any():  # only what is classified correctly needs an attack
-            batch, labels = batch[right], labels[right]
-            attacked = attack(classify, batch, labels, generator=generator, **against)
+            attacked = attack(
+                classify, batch[right], labels[right], generator=generator, **against)
             with torch.no_grad():
-                right = model(attacked).argmax(1) == labels
-        correct += right.sum().item()
-    return correct / len(images)
+                right[right.clone()] = model(attacked).argmax(1) == labels[right]
+        found.append(right.cpu())
+    return torch.cat(found)
 
 
-def cross_check(model: Model, images: ImageSet, against: dict[str, Any]) -> dict[str, Any]:
-    """Robust accuracy by foolbox's PGD with the same budget, next to ours: an entry of the card."""
+def cross_check(
+    model: Model, images: ImageSet, against: dict[str, Any], ours: Tensor,
+) -> dict[str, Any]:
+    """Robust accuracy by foolbox's PGD with the same budget, next to ours: an entry of the card.
+
+    Args:
+        model, images, against: as in `is_right`.
+        ours: what that gave for these images, (N,).
+    """
     import foolbox
     from foolbox.models.pytorch import PyTorchModel
     kind = {"L2": foolbox.attacks.L2PGD, "Linf": foolbox.attacks.LinfPGD}[against["norm"]]
@@ -423,7 +437,7 @@ def cross_check(model: Model, images: ImageSet, against: dict[str, Any]) -> dict
     return {"attack": f"{against['norm']}PGD of foolbox {foolbox.__version__}",
             "images": len(images),
             "value": (len(images) - sum(misled)) / len(images),
-            "ours": accuracy(model, images, against)}
+            "ours": ours.double().mean().item()}
 
 
 def publish(
@@ -463,12 +477,14 @@ def publish(
     model = load_model(f"zoo/{name}", device=device)
     card["test_accuracy"] = accuracy(model, test_images)
     against = pgd20(name)
+    held = is_right(model, test_images, against)
     card["robust_accuracy"] = {
-        "value": accuracy(model, test_images, against), "attack": f"PGD-20, {against['norm']}",
+        "value": held.double().mean().item(), "attack": f"PGD-20, {against['norm']}",
         **{key: against[key] for key in ("epsilon", "steps", "step_size", "start")}}
     if importlib.util.find_spec("foolbox"):
-        some = test_images[stratified(test_images.labels, min(1000, len(test_images)))]
-        card["robust_accuracy"]["cross_check"] = cross_check(model, some, against)
+        some = stratified(test_images.labels, min(1000, len(test_images)))
+        card["robust_accuracy"]["cross_check"] = cross_check(
+            model, test_images[some], against, held[some])
     save_atomically(card_path, write_card)
 
     distributions = [null_distribution(model, stage, test_images, keep_copies=True).thinned()
