@@ -23,6 +23,7 @@ import pandas as pd
 from metalib.evaluation import crossed
 from metalib.evaluation.costs import typical_ratio
 from metalib.evaluation.intervals import mean_interval
+from metalib.evaluation.joint import compared
 from metalib.evaluation.transferred import average, counted, excess
 
 SERIES = r"(mobilenet_v1)_([\d.]+)"  # an architecture and the share of its channels
@@ -31,10 +32,10 @@ SERIES = r"(mobilenet_v1)_([\d.]+)"  # an architecture and the share of its chan
 def short(architecture: str) -> str:
     """An architecture in a few letters.
 
-    >>> short("mobilenet_v1_0.25_128"), short("squeezenet1_0_dc"), short("vgg")
-    ('v1_0.25', 'sq_1_0', 'vgg')
+    >>> short("mobilenet_v1_0.25_128"), short("squeezenet1_0_dc"), short("photo-resnet")
+    ('v1_0.25', 'sq_1_0', 'resnet')
     """
-    name = re.sub(r"_\d{3}$|_dc$", "", architecture)
+    name = re.sub(r"^photo-|_\d{3}$|_dc$", "", architecture)
     return name.replace("squeezenet", "sq_").split("net_")[-1]
 
 
@@ -186,6 +187,25 @@ def beyond_noise(table: pd.DataFrame, *, stage: str) -> dict[str, Any]:
         table, stage: as in `metalib.evaluation.transferred.excess`, of which the dict is.
     """
     return excess(families(table), stage=stage)
+
+
+def together(table: pd.DataFrame, *, value: str, against: str = "single") -> dict[str, Any]:
+    """How much more often a column is true of joint metamers, of the one set of members there is.
+
+    It is a statement about these members, over observers and images.
+
+    Args:
+        table, value, against: as in `metalib.evaluation.joint.gain`, of a study with one draw.
+
+    Returns:
+        `estimate` (a difference of shares), `low`, `high`, and the numbers of `members`,
+        `observers` and `images`.
+    """
+    one, other, members, _ = compared(table, value=value, against=against)
+    values: Any = (one - other).dropna().droplevel("draw").unstack("image")
+    estimate, low, high = mean_interval(values.to_numpy())
+    return {"estimate": estimate, "low": low, "high": high, "members": members,
+            "observers": len(values), "images": values.shape[1]}
 
 
 ORIGINS = ("robust, by others", "robust, bundled", "standard, bundled")  # of generators
