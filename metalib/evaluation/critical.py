@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-BOUNDS = ("", "above", "below")  # of what is known of a critical scale: all, or a bound only
-
 
 def critical_scale(
     table: pd.DataFrame, *, scale: str = "scale", resamples: int = 1000, level: float = 0.95,
@@ -52,12 +50,11 @@ def critical_scale(
     wide = _wide(table, scale)
     octaves, shares = np.log2(wide.columns.to_numpy(float)), wide.to_numpy(float).mean(0)
     found = {"scales": wide.shape[1], "images": wide.shape[0]}
-    for bound, at, censored in (("above", -1, shares[-1] >= 0.5), ("below", 0, shares[0] < 0.5)):
-        if censored:
-            end = 2.0 ** octaves[at]
-            ends = (end, np.inf) if bound == "above" else (0.0, end)
-            return {"estimate": end, "low": ends[0], "high": ends[1], "bound": bound,
-                    "lapse": 1 - shares[0], "width": np.nan, "moment": np.nan, **found}
+    if bound := "above" if shares[-1] >= 0.5 else "below" if shares[0] < 0.5 else "":
+        end = 2.0 ** octaves[-1 if bound == "above" else 0]
+        low, high = (end, np.inf) if bound == "above" else (0.0, end)
+        return {"estimate": end, "low": low, "high": high, "bound": bound,
+                "lapse": 1 - shares[0], "width": np.nan, "moment": np.nan, **found}
     fitted = _fitted(octaves, shares, len(wide))
     moments = _moments(wide.to_numpy(float), octaves, resamples, seed)
     half = np.nanquantile(moments - moments[0], [(1 - level) / 2, (1 + level) / 2])

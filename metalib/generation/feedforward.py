@@ -61,12 +61,9 @@ def one_pass(
         matched(reference, torch.randn(reference.shape, generator=image_generator(reference, seed)),
                 windows, scales, orientations) for reference in references.cpu()])
     seconds = time.perf_counter() - began
-    files = images.files if isinstance(images, ImageSet) else ()
-    return Metamers(
-        to_8_bits(made.clamp(0, 1)), references.cpu(), seconds=seconds,
-        evaluations=torch.zeros(len(made), dtype=torch.int64), files=files,
-        recipe={"method": "one_pass", "windows": windows.about, "seed": seed,
-                "scales": scales_of(windows, scales), "orientations": orientations})
+    return _made(images, made, seconds, {
+        "method": "one_pass", "windows": windows.about, "seed": seed,
+        "scales": scales_of(windows, scales), "orientations": orientations})
 
 
 def foveated(
@@ -110,12 +107,20 @@ def foveated(
     seconds = time.perf_counter() - began
     with torch.no_grad():
         decoded = coder.decode(coder.encode(references))
-    files = images.files if isinstance(images, ImageSet) else ()
+    return _made(images, made, seconds, {
+        "method": "foveated", "windows": windows.about, "seed": seed,
+        "encoder": coder.model.name, "stage": coder.stage}, decoded=to_8_bits(decoded.cpu()))
+
+
+def _made(
+    images: ImageSet | Tensor, made: Tensor, seconds: float, recipe: dict,
+    decoded: Tensor | None = None,
+) -> Metamers:
+    """What was made of images without a gradient evaluation."""
     return Metamers(
-        to_8_bits(made), references.cpu(), seconds=seconds, decoded=to_8_bits(decoded.cpu()),
-        evaluations=torch.zeros(len(made), dtype=torch.int64), files=files,
-        recipe={"method": "foveated", "windows": windows.about, "seed": seed,
-                "encoder": coder.model.name, "stage": coder.stage})
+        to_8_bits(made.clamp(0, 1)), pixels(images).cpu(), seconds=seconds, recipe=recipe,
+        evaluations=torch.zeros(len(made), dtype=torch.int64),
+        files=images.files if isinstance(images, ImageSet) else (), decoded=decoded)
 
 
 def _check(references: Tensor, windows: Windows, scales: int | None) -> None:

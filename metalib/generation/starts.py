@@ -150,8 +150,8 @@ def texform(
     Windows are those of `one_pass`. It takes `steps` gradient evaluations of that model, which do
     not count among the network's. With `colour` opponent colours are matched, too, an extension.
     """
-    return texform_of(reference, generator, scale=scale, fixation=fixation, count=count,
-                      steps=steps, colour=colour)
+    return texform_of(reference, noise(reference, label, generator), scale=scale,
+                      fixation=fixation, count=count, steps=steps, colour=colour)
 
 
 def foveated(

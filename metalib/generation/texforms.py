@@ -7,8 +7,7 @@ all that can be said about it; here one is made to begin with.
 
 import functools
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from metalib.data import load_images
 from metalib.generation.combinations import normalised
@@ -22,14 +21,14 @@ from metalib.models.texture import texture_model
 
 
 def texform(
-    reference: Tensor, generator: Generator, *, scale: float | None,
+    reference: Tensor, begun: Tensor, *, scale: float | None,
     fixation: tuple[float, float] | None, count: int, steps: int, colour: bool,
 ) -> Tensor:
-    """An image (3, H, W) in [0, 1] with a reference's statistics in windows, from noise.
+    """An image (3, H, W) in [0, 1] with a reference's statistics in windows.
 
     Args:
         reference: (3, H, W) in [0, 1].
-        generator: of the noise.
+        begun: (3, H, W), the image that is changed.
         scale, fixation, count: of the windows in which statistics are pooled, see `layout_of`.
         steps: gradient evaluations of the model of early human vision.
         colour: match statistics of two opponent colours beside the luminance, an extension.
@@ -40,10 +39,9 @@ def texform(
     """
     model = _early_vision(tuple(reference.shape[1:]), scale, fixation, count, colour)
     groups = grouped([Member(0, model, "statistics", None)], 0, Compute(), None, alone=True)
-    references = reference[None].cpu()
-    begun = 0.5 + 0.05 * torch.randn(references.shape, generator=generator)
+    references, starts = reference[None].cpu(), begun[None].cpu()
     record = optimise(
-        Record.begin(begun, steps, 1), begun,
+        Record.begin(starts, steps, 1), starts,
         Objective(groups, references, count=1, combine=normalised), OPTIMIZERS["spectral_lbfgs"],
         Agreement(groups, references, count=1), steps=steps, check_every=steps)
     return record.images[0].to(reference.device)

@@ -30,10 +30,10 @@ from metalib.generation.decoder import (
     save_autoencoder,
     weights_of,
 )
-from metalib.metrics import rms_distance
+from metalib.metrics import rms_distance, snr_db
 from metalib.models.model import Model
 from metalib.models.registry import load_model
-from metalib.runs.train_zoo import autocast, save_atomically
+from metalib.runs.train_zoo import augment, autocast, save_atomically
 
 SAVED_EVERY = 200  # steps
 
@@ -97,9 +97,7 @@ def _fit(coder: Autoencoder, images: Tensor, work: Path | None, progress: bool) 
                      total=card["steps"], mininterval=5, disable=None if progress else True):
         generator = torch.Generator().manual_seed(1_000_003 * card["seed"] + step)
         chosen = torch.randint(len(images), (card["batch_size"],), generator=generator)
-        mirrored = torch.rand(len(chosen), generator=generator) < 0.5
-        batch = images[chosen]
-        batch = torch.where(mirrored.view(-1, 1, 1, 1), batch.flip(-1), batch).to(device)
+        batch = augment(images[chosen], 0, generator, images.shape[-1]).to(device)
         with torch.no_grad():
             target = coder.encode(batch)
             half = len(target) // 2
@@ -159,8 +157,7 @@ def measured(coder: Autoencoder, images: ImageSet) -> dict[str, float]:
     for batch in images.images.split(64):
         features = coder.encode(batch)
         decoded = coder.decode(features)
-        error = (coder.encode(decoded) - features).flatten(1).norm(dim=1)
-        snr.append(20 * torch.log10(features.flatten(1).norm(dim=1) / error))
+        snr.append(snr_db(features.flatten(1), coder.encode(decoded).flatten(1)))
         distance.append(rms_distance(decoded, batch))
     return {"test_images": len(images), "snr_db": torch.cat(snr).median().item(),
             "distance": torch.cat(distance).median().item()}
