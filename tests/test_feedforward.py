@@ -64,6 +64,9 @@ def test_an_image_does_not_depend_on_its_batch_mates(photographs):
 def test_it_is_a_start(samples, robust):
     begun = start_images("one_pass", samples[:2], count=8)
     assert torch.allclose(begun, one_pass(samples[:2], uniform(32, 8)).images, atol=1 / 255)
+    gaze = {"scale": 1.0, "fixation": (16, -20)}
+    assert torch.equal(*(start_images("one_pass", samples[:1], **options)  # as a file has it, too
+                         for options in (gaze, gaze | {"fixation": [16, -20]})))
     made = generate(robust, samples[:2], "group1", start=("one_pass", {"scale": 1.0}), steps=3)
     assert made.loss[-1].max() < made.loss[0].min() * 2 and made.recipe["start"] == "one_pass"
 

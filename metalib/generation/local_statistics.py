@@ -1,6 +1,7 @@
 """Noise that is given the local statistics of an image, in the bands of a steerable pyramid."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,9 +45,13 @@ def _pyramid(sides: tuple[int, int], scales: int, orientations: int) -> Any:
         sides, height=scales, order=orientations - 1, is_complex=False)
 
 
-@functools.lru_cache(maxsize=8)
 def layout_of(
-    sides: tuple[int, int], scale: float | None, fixation: tuple[float, float] | None, count: int,
+    sides: tuple[int, ...], scale: float | None, fixation: Sequence[float] | None, count: int,
 ) -> Windows:
-    """Log-polar windows of a scale, or without one a uniform grid."""
+    """Log-polar windows of a scale around a gaze, or without a scale a uniform grid."""
+    return _layout(sides, scale, None if fixation is None else tuple(fixation), count)
+
+
+@functools.lru_cache(maxsize=8)
+def _layout(sides: Any, scale: float | None, fixation: Any, count: int) -> Windows:
     return uniform(sides, count) if scale is None else log_polar(sides, scale, fixation=fixation)

@@ -18,6 +18,7 @@ from metalib.generation.objective import Agreement, Member, Objective, grouped
 from metalib.generation.optimizers import OPTIMIZERS
 from metalib.models.model import Model
 from metalib.models.texture import texture_model
+from metalib.models.windows import Windows
 
 
 def texform(
@@ -37,7 +38,8 @@ def texform(
         ValueError: the windows or the image are too small for the statistics.
         ImportError: plenoptic is not installed.
     """
-    model = _early_vision(tuple(reference.shape[1:]), scale, fixation, count, colour)
+    windows = layout_of(tuple(reference.shape[1:]), scale, fixation, count)
+    model = _early_vision(windows, colour)
     groups = grouped([Member(0, model, "statistics", None)], 0, Compute(), None, alone=True)
     references, starts = reference[None].cpu(), begun[None].cpu()
     record = optimise(
@@ -48,11 +50,9 @@ def texform(
 
 
 @functools.lru_cache(maxsize=4)
-def _early_vision(
-    sides: tuple[int, int], scale: float | None, fixation: tuple[float, float] | None, count: int,
-    colour: bool,
-) -> Model:
+def _early_vision(windows: Windows, colour: bool) -> Model:
     """Statistics in windows, standardised among the bundled images."""
-    natural = load_images("cifar10-samples" if max(sides) <= 64 else "imagenet-samples",
-                          size=max(sides)).images[..., :sides[0], :sides[1]]
-    return texture_model(layout_of(sides, scale, fixation, count), natural, colour=colour)
+    height, width = windows.weights.shape[1:]
+    natural = load_images("cifar10-samples" if max(height, width) <= 64 else "imagenet-samples",
+                          size=max(height, width)).images[..., :height, :width]
+    return texture_model(windows, natural, colour=colour)

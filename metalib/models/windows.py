@@ -21,7 +21,7 @@ TRANSITION = 0.5  # the share of a window in which it rises and falls
 FOVEA = 0.025  # of half the image: the centre of the first ring lies one ring outside
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one object is one key of a cache
 class Windows:
     """Pooling windows.
 

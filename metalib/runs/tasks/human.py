@@ -103,8 +103,7 @@ def human(
         `ssim` are of the image and its reference, `evaluations` and `seconds` for one image.
     """
     images = references(image_set, split, n_images, size, seed, first)
-    windows = {"scale": scale, "count": count,
-               "fixation": None if fixation is None else tuple(fixation)}
+    windows = {"scale": scale, "count": count, "fixation": fixation}
 
     def make(name: str, number: int) -> Made:
         return _made(name, images, windows, number, encoder=encoder, generator=generator,
