@@ -28,8 +28,8 @@ Arithmetic is float32 without TF32, unless the name of the way says otherwise. S
 come from two runs, one of them with three times as many steps: the difference of their times over
 the difference of their steps, the median over interleaved repetitions. Image-steps are gradient
 evaluations times images. Memory is the peak above what was in use before the run: on a CPU, of a
-separate process; on a GPU, of what PyTorch allocates. The networks are an untrained ResNet-50 and a
-bundled one.
+separate process; on a GPU, of what PyTorch allocates. The networks are an untrained ResNet-50, an
+untrained EfficientNet-Lite0 and a bundled one.
 """
 
 import argparse
@@ -54,12 +54,13 @@ from metalib.models.stages import hooked
 
 RULES = ("published", "adam", "spectral_adam", "lbfgs", "spectral_lbfgs")
 RESNET50 = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2"]
-CASES = [("zoo/vgg-standard-0", "group1", ["stem", "group1"], 1),
-         ("zoo/vgg-standard-0", "group1", ["stem", "group1"], 32),
-         ("zoo/vgg-standard-0", "group3", ["stem", "group1", "group2", "group3"], 1),
-         ("zoo/vgg-standard-0", "group3", ["stem", "group1", "group2", "group3"], 32),
-         ("torchvision/resnet50", "layer2", RESNET50, 1),
-         ("torchvision/resnet50", "layer2", RESNET50, 32)]
+VGG = ["stem", "group1", "group2", "group3"]
+LITE0 = ["conv_stem", "bn1", *(f"blocks.{number}" for number in range(6))]
+CASES = [("zoo/vgg-standard-0", "group1", VGG[:2]), ("zoo/vgg-standard-0", "group3", VGG),
+         ("torchvision/resnet50", "layer2", RESNET50),
+         ("timm/tf_efficientnet_lite0", "blocks.1", LITE0[:4]),
+         ("timm/tf_efficientnet_lite0", "blocks.5", LITE0)]  # and the layers up to the stage
+BATCHES = {"cpu": (1, 8), "cuda": (1, 32)}
 
 
 class UpTo(nn.Module):
@@ -213,8 +214,8 @@ def peak_of_process():
 
 
 def speed(arguments):
-    rows = []
-    for case in CASES:
+    rows, batches = [], BATCHES[arguments.device]
+    for case in ((*case, batch) for batch in batches for case in CASES):
         functions = ways(*case, arguments.device)
         for function in functions.values():
             function(2)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from metalib.evaluation import critical
-from metalib.evaluation.critical import critical_scale, critical_scales, curve
+from metalib.evaluation.critical import critical_scale, critical_scales, curve, half_scale
 
 SCALES = np.geomspace(0.125, 2, 9)
 
@@ -70,3 +70,42 @@ def test_each_group_has_its_own():
 def test_what_has_no_critical_scale_is_told(table):
     with pytest.raises(ValueError, match="same images at three or more positive scales"):
         critical_scale(table)
+
+
+def graded(fall=0.5, observers=6, images=30, seed=0, of_observer=0.05):
+    """A match that falls by a quarter with each octave, from one half at the scale `fall`."""
+    random = np.random.default_rng(seed)
+    match = 0.5 - 0.25 * (np.log2(SCALES) - np.log2(fall))
+    table = (match + of_observer * random.standard_normal((observers, 1, 1))
+             + 0.1 * random.standard_normal((observers, images, len(SCALES))))
+    index = pd.MultiIndex.from_product(
+        [range(observers), range(images), SCALES], names=["observer", "image", "scale"])
+    return pd.Series(table.ravel(), index, name="scaled_match").reset_index()
+
+
+@pytest.mark.parametrize("fall", [0.25, 0.6, 1.1])
+def test_half_of_a_graded_match_is_found(fall):
+    found = half_scale(graded(fall), resamples=200)
+    assert found["estimate"] == pytest.approx(fall, rel=0.1) and found["bound"] == ""
+    assert found["low"] < found["estimate"] < found["high"]
+    assert (found["observers"], found["images"], found["scales"]) == (6, 30, 9)
+
+
+def test_the_interval_of_a_graded_match_covers_it():
+    """With few observers a bootstrap over them is a little too narrow, but not far off."""
+    ends = [half_scale(graded(seed=seed, observers=12), resamples=200, seed=seed)
+            for seed in range(100)]
+    assert sum(found["low"] < 0.5 < found["high"] for found in ends) >= 85
+
+
+@pytest.mark.parametrize(
+    "fall, bound, end", [(32, "above", SCALES[-1]), (0.01, "below", SCALES[0])])
+def test_half_a_match_beyond_the_scales_is_a_bound(fall, bound, end):
+    found = half_scale(graded(fall), resamples=50)
+    assert (found["bound"], found["estimate"]) == (bound, pytest.approx(end))
+    assert found["high"] == np.inf if bound == "above" else found["low"] == 0
+
+
+def test_half_a_match_needs_all_images_at_all_scales():
+    with pytest.raises(ValueError, match="the same images at two or more"):
+        half_scale(graded().iloc[1:])

@@ -70,3 +70,15 @@ def test_predictions_are_steps_times_seconds():
     found = hours.predicted()
     assert len(found) == 18 and np.isfinite(found["ratio"]).all()
     assert (found["predicted"] > 0).all()
+
+
+def test_steps_are_compared_by_the_stages_of_large_networks_on_a_cpu(monkeypatch):
+    rows = [("torchvision/a", "s", 8, "x", 5.0, "cpu"), ("torchvision/a", "s", 8, "y", 10.0, "cpu"),
+            ("torchvision/a", "s", 1, "x", 1.0, "cpu"), ("torchvision/a", "s", 1, "y", 9.0, "cpu"),
+            ("zoo/b", "s", 8, "x", 1.0, "cpu"), ("zoo/b", "s", 8, "y", 9.0, "cpu"),
+            ("torchvision/a", "s", 8, "x", 1.0, "NVIDIA"),
+            ("torchvision/a", "s", 8, "y", 9.0, "NVIDIA")]
+    table = pd.DataFrame(rows, columns=[
+        "model", "stage", "batch", "way", "image-steps a second", "hardware"])
+    monkeypatch.setattr(hours.costs, "measured", lambda name: {"speed": table}[name])
+    assert hours.slower("x", "y").to_dict() == {("torchvision/a", "s"): 2.0}

@@ -438,6 +438,17 @@ def test_held_out_networks_are_shown_all_kinds_at_each_effort_and_members_their_
     assert sorted(parts["image"].unique()) == [0, 1, 2] and len(parts) == len(table)
 
 
+def test_observers_of_joint_metamers_may_take_images_of_another_size():
+    options = {"models": NETWORKS[:2], "members": [2], "efforts": [3], "n_images": 2, "singles": 1}
+    judges = [NETWORKS[2], "zoo/photo-resnet-standard-0"]
+    table = tasks.joint(0, observers=judges, **options)
+    seen = table[~table["observer"].isin(NETWORKS[:2])]
+    assert set(seen["observer"]) == set(judges) and seen["match"].notna().all()
+    assert set(seen["kind"]) == set(joint.KINDS) and "itself" not in set(seen["nearest"])
+    held_out = tasks.joint(0, **{**options, "models": NETWORKS[:3]})
+    assert len(held_out) == len(table[table["observer"] != judges[1]])
+
+
 def test_draws_that_are_apart_share_no_member():
     names = [f"net {k}" for k in range(24)]
     orders = [tasks.drawn(names, draw, 3, apart=4) for draw in range(6)]
@@ -469,6 +480,7 @@ def test_pairs_of_all_cells_are_each_pair_once():
 
 @pytest.mark.parametrize("task, options, message", [
     (tasks.check_joint, {"members": [2, 4]}, "a number of members"),
+    (tasks.check_joint, {"observers": NETWORKS[:1]}, "cannot be members and observers only"),
     (tasks.check_joint, {"draw": 1, "apart": 1}, "draw 1 of 2 members shares some"),
     (tasks.check_joint, {"most": 3}, "fewer evaluations than 2 members need"),
     (tasks.check_joint, {"stage": "group9"}, "has no stage 'group9'"),
@@ -480,7 +492,7 @@ def test_tasks_say_before_they_begin_what_is_wrong(task, options, message):
              "singles": 2,
              "stage": "group3", "part": 0, "parts": 1, "image_set": "cifar10-samples",
              "split": None, "n_images": 2, "size": 32, "first": 0, "network": NETWORKS[0],
-             "steps": 5, "combine": "worst", "limit": 5}
+             "steps": 5, "combine": "worst", "limit": 5, "observers": ()}
     if task is tasks.check_prices:
         sound["members"] = 2
     with pytest.raises(ValueError, match=message):

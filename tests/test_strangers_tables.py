@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from metalib.evaluation import crossed
+from metalib.evaluation import crossed, kept
 from metalib.evaluation.strangers import (
     beyond_noise,
     by_origin,
     families,
+    in_other_families,
     like_copies,
     of_widths,
     robust_by_others,
@@ -155,3 +156,24 @@ def test_networks_that_were_attacked_stand_beside_bundled_ones():
         "zoo/c": {"images": 3925, "right": pytest.approx(86), "under attack": pytest.approx(55)},
         "public/a": {"images": 200, "right": 75, "under attack": 50}}
     assert len(under_attack(answers[answers["model"] == "public/b"], cards)) == 1
+
+
+def test_families_are_observers_of_a_representation_test():
+    """A family's networks are one observer, and those of the generator's own family none."""
+    shares = {"public/mobilenet_v1_0.5_160": 0.9, "public/mobilenet_v1_1.0_224": 0.8,
+              "public/squeezenet1_1": 0.6, "public/squeezenet1_0_dc": 0.4,
+              "public/efficientnet_lite0": 0.7}
+    rows = [{"part": "image", "generator": generator, "observer": observer, "matched": "features",
+             "stage": "features", "null": "same-class", "image": image, "auc": share,
+             "generator_training": "standard"}
+            for generator in ("public/mobilenet_v1_0.5_160", "public/squeezenet1_1")
+            for observer, share in shares.items() for image in range(4)]
+    nested = in_other_families(pd.DataFrame(rows))
+    asked = {"matched": "features", "stage": "features"}
+    values = kept.of_images(nested, **asked).pivot_table("auc", "observer", "image")
+    assert values.mean(axis=1).to_dict() == pytest.approx(
+        {"mobilenet_v1": 0.85, "squeezenet": 0.5, "efficientnet_lite": 0.7})
+    found = kept.auc(nested, **asked)
+    assert found["estimate"] == pytest.approx(np.mean([0.85, 0.5, 0.7])) and found["observers"] == 3
+    with pytest.raises(kept.NoRows, match="robust generators"):
+        kept.auc(nested, training="robust", **asked)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from metalib import store
+from metalib.evaluation.kept import NoRows
 from metalib.runs import claims, spot_checks, studies, study
 from metalib.runs.claims import Claim, judged
 
@@ -350,8 +351,14 @@ def test_claims_are_asked_again_of_other_tables(monkeypatch):
     tables = {name: {"made-up": pd.DataFrame({"cost": values})} for name, values in (
         ("small", [9.0, 9.0]), ("large", [1.0, 1.0]), ("others", [5.0, 5.5]), ("none", [np.nan]))}
     tables["others"]["other"] = tables["others"]["made-up"]
-    monkeypatch.setattr(claims, "function_of", lambda _: lambda *parts, **_: mean_cost(parts[0]))
-    found = claims.again({**tables, "empty": {}})
+
+    def estimate(*parts, **_):
+        if parts[0].empty:
+            raise NoRows
+        return mean_cost(parts[0])
+
+    monkeypatch.setattr(claims, "function_of", lambda _: estimate)
+    found = claims.again({**tables, "empty": {}, "no rows": {"made-up": pd.DataFrame()}})
     assert list(found["claim"]) == ["costs"] * 3 + ["two"]
     wide = claims.side_by_side(found)
     assert list(wide.columns) == ["small", "large", "others"]

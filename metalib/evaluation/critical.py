@@ -2,6 +2,7 @@
 
     critical_scale(rows)                       # of one stage of one network
     critical_scales(table, ["observer", "stage", "comparison"])
+    half_scale(rows)                           # where half of a graded match is left
 
 The share of images that pass falls as windows grow. A psychometric function says where: its
 midpoint is the critical scale, and its lapse rate the share of images that pass at no scale, since
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import optimize
 
 
 def critical_scale(
@@ -70,6 +72,61 @@ def critical_scales(
     groups = table.groupby(list(by), sort=False)
     return pd.DataFrame([{**dict(zip(by, key if isinstance(key, tuple) else (key,))),
                           **critical_scale(rows, **options)} for key, rows in groups])
+
+
+def half_scale(
+    table: pd.DataFrame, *, scale: str = "scale", value: str = "scaled_match", share: float = 0.5,
+    resamples: int = 1000, level: float = 0.95, seed: int = 0,
+) -> dict[str, Any]:
+    """The scale at which a mean that falls as windows grow has fallen to a share.
+
+    It needs no criterion that images pass or fail. Means are made monotone by isotonic regression
+    and interpolated over the logarithm of the scale. The interval resamples observers and images.
+
+    Args:
+        table: a row for each observer, image and scale, with `observer`, `image`, the scale,
+            positive, and the value.
+        scale, value: the names of these columns.
+        share: of a copy, where 0 is for unrelated images.
+        resamples, level, seed: of the interval.
+
+    Returns:
+        `estimate`, `low`, `high` (scales), `bound` as in `critical_scale`, and the numbers of
+        `scales`, `observers` and `images`. An end of the interval that lies beyond the scales that
+        were tried is 0 or infinite.
+
+    Raises:
+        ValueError: fewer than two scales, or missing values.
+    """
+    wide: Any = table.pivot(index=["observer", "image"], columns=scale, values=value).sort_index()
+    values = wide.to_numpy(float)
+    observers, images = (wide.index.get_level_values(name).unique() for name in wide.index.names)
+    if (len(values) != len(observers) * len(images) or wide.shape[1] < 2 or np.isnan(values).any()
+            or min(wide.columns) <= 0):
+        raise ValueError("half a scale takes values of the same images at two or more positive "
+                         f"scales, not those of {len(observers)} observers, {len(images)} images "
+                         f"and the scales {', '.join(map(str, wide.columns))}")
+    values, octaves = (values.reshape(len(observers), len(images), -1),
+                       np.log2(wide.columns.to_numpy(float)))
+    random = np.random.default_rng(seed)
+    means = [values[random.integers(len(observers), size=len(observers))]
+             [:, random.integers(len(images), size=len(images))].mean((0, 1))
+             for _ in range(resamples)]
+    found, *drawn = (_crossing(mean, octaves, share) for mean in (values.mean((0, 1)), *means))
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    bound = {-np.inf: "below", np.inf: "above"}.get(found, "")
+    return {"estimate": 2.0 ** np.clip(found, octaves[0], octaves[-1]), "low": 2.0 ** low,
+            "high": 2.0 ** high, "bound": bound, "scales": len(octaves),
+            "observers": len(observers), "images": len(images)}
+
+
+def _crossing(mean: np.ndarray, octaves: np.ndarray, share: float) -> float:
+    """Where means fall below a share: infinite where they never do, or always have."""
+    falling = optimize.isotonic_regression(mean, increasing=False).x
+    if falling[0] < share:
+        return -np.inf
+    return np.inf if falling[-1] >= share else float(
+        np.interp(-share, -falling, octaves))
 
 
 def curve(found: dict[str, Any], scales: Any) -> np.ndarray:

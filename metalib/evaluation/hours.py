@@ -67,6 +67,22 @@ def part(name: str, *, device: str = "cpu", side: int = LARGE) -> Any:
     return rows[(rows["part"] == name) & (rows["device"] == device) & (rows["side"] == side)]
 
 
+def slower(way: str, other: str) -> pd.Series:
+    """How many times as long as a step of another way a step takes, on a CPU.
+
+    Args:
+        way, other: of `benchmarks/generation.py`, such as "metalib, adam".
+
+    Returns:
+        A number for each stage of networks of 224 pixels, in batches of several images.
+    """
+    speed: Any = costs.measured("speed")
+    rows = speed[~speed["hardware"].str.contains("NVIDIA") & (speed["batch"] > 1)
+                 & ~speed["model"].str.startswith("zoo/")]
+    wide = rows.pivot(index=["model", "stage"], columns="way", values="image-steps a second")
+    return wide[other] / wide[way]
+
+
 def hours_by_model(
     needed: pd.DataFrame, *, n_models: int, n_images: int, device: str = "cpu",
 ) -> pd.DataFrame:

@@ -46,7 +46,7 @@ def look(
     Args:
         network, stage, null: who looks where, and the null of that stage.
         references: (B, 3, H, W) in [0, 1].
-        pictures: (K, B, 3, H, W) in [0, 1], rounded to 8 bits.
+        pictures: (K, B, 3, H, W) in [0, 1], rounded to 8 bits, of the network's size.
         batch_size: pictures that go through the network together.
 
     Returns:
@@ -178,11 +178,25 @@ def gain(
     Raises:
         ValueError: there are no such rows.
     """
-    rows, effort = _at(held_out(table, strangers=strangers), members, effort)
-    one, other = _both(rows, value, against)
+    one, other, members, effort = compared(
+        table, members=members, effort=effort, value=value, against=against, strangers=strangers)
     return {**_crossed((one - other).dropna()), "joint": float(one.mean()),
             "other": float(other.mean()), "members": members, "effort": effort,
             "evaluations": members * effort}
+
+
+def compared(
+    table: pd.DataFrame, *, members: int = 0, effort: int = 0, value: str = "passed",
+    against: str = "single", strangers: bool = False,
+) -> tuple[Any, Any, int, int]:
+    """What `gain` compares: shares by draw, observer and image, of joint metamers and others.
+
+    Arguments are those of `gain`; 0 members are as many as most images have. Also returned are the
+    numbers of members and of evaluations of each.
+    """
+    members = members or int(table["members"].max())
+    rows, effort = _at(held_out(table, strangers=strangers), members, effort)
+    return (*_both(rows, value, against), members, effort)
 
 
 def gain_by_effort(

@@ -22,6 +22,10 @@ from metalib.evaluation.reference import standard_first
 ALPHA = 0.05  # of all tests
 
 
+class NoRows(ValueError):
+    """The table has no rows of the networks that an estimate needs."""
+
+
 def of_images(
     table: pd.DataFrame, *, training: str = "", matched: str = "", stage: str = "", null: str = "",
 ) -> pd.DataFrame:
@@ -35,7 +39,7 @@ def of_images(
         null: one of `metalib.representation.NULLS`. "" takes all, of this as of the others.
 
     Raises:
-        ValueError: there is no such row.
+        NoRows: there is no such row.
     """
     rows: Any = table[(table["part"] == "image") & (table["observer"] != table["generator"])]
     for name, value in (("generator_training", training), ("matched", matched), ("stage", stage),
@@ -43,7 +47,7 @@ def of_images(
         rows = rows[rows[name] == value] if value else rows
     rows.attrs = {}  # which each step would copy
     if rows.empty:
-        raise ValueError(f"no row has {training or 'any'} generators, metamers of "
+        raise NoRows(f"no row has {training or 'any'} generators, metamers of "
                          f"{matched or 'any stage'}, the stage {stage or 'any'} of another network "
                          f"and the null {null or 'any'}")
     return rows

@@ -1,6 +1,7 @@
 """Networks that others trained: their families, a series of widths, and a copy trained further.
 
     table = families(table)                    # networks of a family are no independent sample
+    in_other_families(table)                   # the same for the table of a representation test
     of_widths(table, stage="features")         # a row for each generator of a series of widths
     wider(table, stage="features")             # do metamers of wider networks say more to others?
     same_architecture(table, stage="features") # and those of one to another of its architecture?
@@ -23,6 +24,7 @@ import pandas as pd
 from metalib.evaluation import crossed
 from metalib.evaluation.costs import typical_ratio
 from metalib.evaluation.intervals import mean_interval
+from metalib.evaluation.joint import compared
 from metalib.evaluation.transferred import average, counted, excess
 
 SERIES = r"(mobilenet_v1)_([\d.]+)"  # an architecture and the share of its channels
@@ -31,10 +33,10 @@ SERIES = r"(mobilenet_v1)_([\d.]+)"  # an architecture and the share of its chan
 def short(architecture: str) -> str:
     """An architecture in a few letters.
 
-    >>> short("mobilenet_v1_0.25_128"), short("squeezenet1_0_dc"), short("vgg")
-    ('v1_0.25', 'sq_1_0', 'vgg')
+    >>> short("mobilenet_v1_0.25_128"), short("squeezenet1_0_dc"), short("photo-resnet")
+    ('v1_0.25', 'sq_1_0', 'resnet')
     """
-    name = re.sub(r"_\d{3}$|_dc$", "", architecture)
+    name = re.sub(r"^photo-|_\d{3}$|_dc$", "", architecture)
     return name.replace("squeezenet", "sq_").split("net_")[-1]
 
 
@@ -62,6 +64,17 @@ def families(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{
         f"{role}_kind": table[f"{role}_architecture"].map(family) + ", "
         + table[f"{role}_training"].fillna("") for role in crossed.ROLES})
+
+
+def in_other_families(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of the study `representation` as one in which families are observers.
+
+    Rows of a generator's own family are left out, and networks of a family are one observer, so
+    that the estimates of `metalib.evaluation.kept` are means over them and intervals over families.
+    """
+    of_observer, of_generator = (
+        table[role].str.rsplit("/").str[-1].map(family) for role in ("observer", "generator"))
+    return table.assign(observer=of_observer)[of_observer != of_generator]
 
 
 def of_widths(
@@ -186,6 +199,25 @@ def beyond_noise(table: pd.DataFrame, *, stage: str) -> dict[str, Any]:
         table, stage: as in `metalib.evaluation.transferred.excess`, of which the dict is.
     """
     return excess(families(table), stage=stage)
+
+
+def together(table: pd.DataFrame, *, value: str, against: str = "single") -> dict[str, Any]:
+    """How much more often a column is true of joint metamers, of the one set of members there is.
+
+    It is a statement about these members, over observers and images.
+
+    Args:
+        table, value, against: as in `metalib.evaluation.joint.gain`, of a study with one draw.
+
+    Returns:
+        `estimate` (a difference of shares), `low`, `high`, and the numbers of `members`,
+        `observers` and `images`.
+    """
+    one, other, members, _ = compared(table, value=value, against=against)
+    values: Any = (one - other).dropna().droplevel("draw").unstack("image")
+    estimate, low, high = mean_interval(values.to_numpy())
+    return {"estimate": estimate, "low": low, "high": high, "members": members,
+            "observers": len(values), "images": values.shape[1]}
 
 
 ORIGINS = ("robust, by others", "robust, bundled", "standard, bundled")  # of generators

@@ -38,6 +38,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from metalib.evaluation.kept import NoRows
 from metalib.plain import plain
 from metalib.runs import studies, study
 from metalib.runs.documents import PlainLoader
@@ -234,7 +235,10 @@ def again(
         for name, tables in sets.items() if claim.asked else ():
             some = (only or {}).get(name, [claim.id])
             if set(claim.studies) <= set(tables) and claim.id in some:
-                verdict = judged(claim, tables)
+                try:
+                    verdict = judged(claim, tables)
+                except NoRows:
+                    continue
                 if math.isnan(_value(verdict.numbers["estimate"])):
                     continue
                 rows.append({"claim": claim.id, "asked": claim.asked, "set": name,

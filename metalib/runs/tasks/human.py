@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metalib.data import ImageSet, load_images, to_8_bits, to_bytes
 from metalib.evaluation.correspondence import relative_depth
+from metalib.evaluation.human import VISION
 from metalib.evaluation.images import image_statistics
 from metalib.evaluation.nulls import load_null, null_distribution
 from metalib.evaluation.shown import Observer
@@ -27,7 +28,6 @@ from metalib.runs.tasks.generation import references
 
 CONTROLS = ("blurred", "noise")
 METHODS = ("texform", "foveated", "one_pass", "decoded", "iterative", *CONTROLS)
-VISION = "early vision"  # the observer that pools texture statistics
 WIDEST = 0.3  # blur, in sides of the image
 COLUMNS = ["match", "scaled_match", "p_value", "passed", "agrees"]
 

@@ -46,10 +46,11 @@ def without_overlap(members: Sequence[int], draw: int, apart: int) -> list[int]:
 
 def check_networks(
     names: Sequence[str], stage: str, image_set: str, split: str | None, n_images: int, size: int,
+    role: str = "models",
 ) -> list[Any]:
     """Raise a ValueError unless there are such networks, with that stage and a null of it."""
     images, load = known(image_set, split, n_images, size)
-    found = load.entries(names, images, "models")
+    found = load.entries(names, images, role) if names else []
     for entry in found:
         check_stage(entry, stage)
         if stage not in shipped_stages(entry.name):
@@ -80,14 +81,17 @@ def reached(
 # --- What networks held out make of them ---------------------------------------------------------
 
 def check_joint(
-    *, draw: int, models: Sequence[str], members: Sequence[int], efforts: Sequence[int], most: int,
-    singles: int, apart: int, stage: str, part: int, parts: int, image_set: str, split: str | None,
-    n_images: int, size: int, first: int, **_: Any,
+    *, draw: int, models: Sequence[str], observers: Sequence[str], members: Sequence[int],
+    efforts: Sequence[int], most: int, singles: int, apart: int, stage: str, part: int, parts: int,
+    image_set: str, split: str | None, n_images: int, size: int, first: int, **_: Any,
 ) -> None:
     """Raise a ValueError unless there are networks for members and observers, and images."""
     check_networks(models, stage, image_set, split, n_images, size)
+    check_networks(observers, stage, image_set, split, n_images, size, "observers")
+    if both := set(models) & set(observers):
+        raise ValueError(f"{', '.join(sorted(both))} cannot be members and observers only")
     for count in members:
-        whole("a number of members", count, 2, len(models) - 1)
+        whole("a number of members", count, 2, len(models) - (not observers))
     whole("apart", apart, 0)
     if not without_overlap(members, draw, apart):
         raise ValueError(f"draw {draw} of {min(members)} members shares some with an earlier one; "
@@ -105,7 +109,7 @@ def joint(
     parts: int = 1, efforts: Sequence[int] = (30, 60, 120), most: int = 480, singles: int = 4,
     apart: int = 0, stage: str = "group3", image_set: str = "cifar10-samples",
     split: str | None = None, n_images: int = 10, size: int | None = None, seed: int = 0,
-    first: int = 0,
+    first: int = 0, observers: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Joint metamers of a draw of members, and images to compare them with, shown to others.
 
@@ -121,7 +125,8 @@ def joint(
 
     Args:
         draw: the number of the draw, which fixes the order in which networks become members.
-        models: the networks; those that never become members in this draw are held out and judge.
+        models: the networks, of one size of images; those that never become members in this draw
+            are held out and judge.
         members: numbers of members that are compared.
         part, parts: of the references only every so many, beginning with that one.
         efforts: numbers of evaluations of each member of a joint metamer.
@@ -132,12 +137,13 @@ def joint(
         stage: the stage to match, in all networks.
         image_set, split, n_images, size, seed: the references, as in `load_images`.
         first: make the metamers of so many of the references of this part only; 0 makes all.
+        observers: further networks, which only judge; they see images resized to their own size.
 
     Returns:
         pandas.DataFrame, one row per kind of image, observer and image: `members`, `effort`,
         `kind`, `member` (of a single one its network, else ""), `observer`, `nearest` (the
         closest relation of the observer to the members; "itself" where a member judges its own),
-        `image`, `class_match`, `passed`, `match`, `distance`.
+        `image`, `class_match`, `passed`, `match`, `distance` (at the observer's size).
     """
     order, members = drawn(models, draw, seed, apart), without_overlap(members, draw, apart)
     held_out, networks = order[max(members):], {name: load_model(name) for name in order}
@@ -159,6 +165,8 @@ def joint(
                          in _kinds(images.images, together, own, seed)]
     rows = [_seen(networks[name], stage, images, pictures if name in held_out else
                   _of(pictures, name, order), order, networks) for name in order]
+    rows += [_seen(load_model(name), stage, images, pictures, order, networks)
+             for name in observers]
     table = pd.concat(rows, ignore_index=True)
     table["image"] = part + parts * table["image"]
     return table.astype({"match": "float32", "distance": "float32"})
@@ -203,8 +211,8 @@ def _seen(
     abouts["observer"] = observer.name
     abouts["nearest"] = [nearest(observer.card, [networks[name].card for name in order[:count]])
                          for count in abouts["members"]]
-    shown = to_8_bits(torch.stack([picture for _, picture in pictures]))
-    seen = look(observer, stage, load_null(observer, stage), images.images, shown)
+    shown = torch.stack([observer.fitted(to_8_bits(picture)) for _, picture in pictures])
+    seen = look(observer, stage, load_null(observer, stage), observer.fitted(images.images), shown)
     return abouts.loc[seen["picture"]].reset_index(drop=True).join(seen.drop(columns="picture"))
 
 
