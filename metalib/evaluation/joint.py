@@ -194,7 +194,7 @@ def compared(
     Arguments are those of `gain`; 0 members are as many as most images have. Also returned are the
     numbers of members and of evaluations of each.
     """
-    members = members or int(table["members"].max())
+    members = members or int(max(table["members"]))
     rows, effort = _at(held_out(table, strangers=strangers), members, effort)
     return (*_both(rows, value, against), members, effort)
 

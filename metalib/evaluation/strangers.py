@@ -72,9 +72,8 @@ def in_other_families(table: pd.DataFrame) -> pd.DataFrame:
     Rows of a generator's own family are left out, and networks of a family are one observer, so
     that the estimates of `metalib.evaluation.kept` are means over them and intervals over families.
     """
-    of_observer, of_generator = (
-        table[role].str.rsplit("/").str[-1].map(family) for role in ("observer", "generator"))
-    return table.assign(observer=of_observer)[of_observer != of_generator]
+    of: Any = {role: table[role].str.split("/").str[-1].map(family) for role in crossed.ROLES}
+    return table.assign(observer=of["observer"]).loc[of["observer"] != of["generator"]]
 
 
 def of_widths(
