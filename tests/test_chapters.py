@@ -31,7 +31,7 @@ def load(name, *, stages=None, **_):
 
 
 class Ran(NamedTuple):
-    """What cells of a chapter glued, what its text lacks of that, and how many figures there are."""
+    """What a chapter glued, what its text lacks of that, and how many figures there are."""
 
     glued: dict
     lacking: list

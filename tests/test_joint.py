@@ -39,12 +39,13 @@ from metalib import (
 from metalib.data import to_8_bits
 from metalib.evaluation import joint
 from metalib.evaluation.transfer import RELATIONS, relation
-from metalib.generation.combinations import COMBINATIONS
+from metalib.generation.combinations import COMBINATIONS, against
 from metalib.generation.metamers import FILE, export, load, save
 from metalib.generation.stacked import alike
 from metalib.runs import recipe
 from metalib.runs.recipe import run
 
+TOGETHER = [name for name in COMBINATIONS if name != "against"]
 tasks = importlib.import_module("metalib.runs.tasks.joint")  # the package has a function so named
 
 
@@ -57,7 +58,7 @@ def pair():
 
 # --- Combinations -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", COMBINATIONS)
+@pytest.mark.parametrize("name", TOGETHER)
 def test_members_that_agree_are_as_one(name):
     loss, gradient = torch.rand(5), torch.randn(5, 3, 4, 4)
     combined, direction = COMBINATIONS[name](loss.expand(3, 5), gradient.expand(3, *gradient.shape))
@@ -65,7 +66,7 @@ def test_members_that_agree_are_as_one(name):
     torch.testing.assert_close(direction, gradient)
 
 
-@pytest.mark.parametrize("name", COMBINATIONS)
+@pytest.mark.parametrize("name", TOGETHER)
 def test_images_are_not_mixed_and_the_order_of_members_does_not_change_the_loss(name):
     losses, gradients = torch.rand(3, 5), torch.randn(3, 5, 3, 4, 4)
     loss, direction = COMBINATIONS[name](losses, gradients)
@@ -112,9 +113,68 @@ def test_worst_is_near_the_largest_and_survives_extremes():
     assert loss[1] == pytest.approx(2 ** (-1 / 8)) and gradient.isfinite().all()
 
 
+# --- Controversial metamers ---------------------------------------------------------------------
+
+def test_the_gradient_against_others_is_that_of_autograd():
+    points = torch.rand(5, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    maps = torch.randn(3, 3, 4, 4, dtype=torch.float64) / 4
+    losses = torch.stack([(points * weights).flatten(1).norm(dim=1) for weights in maps])
+    assert (losses[1:] < 1).any() and (losses[1:] > 1).any()  # both sides of what is enough
+    gradients = torch.stack([torch.autograd.grad(row.sum(), points, retain_graph=True)[0]
+                             for row in losses])
+    formula = (losses[0].square()
+               + 3 * (1 - losses[1:]).clamp_min(0).square().mean(0)).sqrt()
+    expected, = torch.autograd.grad(formula.sum(), points)
+    loss, gradient = against(losses.detach(), gradients, weight=3.0)
+    torch.testing.assert_close(loss, formula.detach())
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_an_image_between_linear_models_is_as_far_as_the_box_allows():
+    """Models that see different pixels can be divided, and models that see the same ones cannot."""
+    def seeing(name, columns):
+        mask = torch.zeros(1, 3, 8, 8)
+        mask[..., columns] = 1
+
+        class See(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stage = nn.Identity()
+
+            def forward(self, x):
+                return self.stage(x * mask)
+
+        return wrap_model(See(), stages=["stage"], mean=(0.0,) * 3, std=(1.0,) * 3, input_size=8,
+                          name=name)
+
+    left, right, whole = (seeing(name, columns) for name, columns in (
+        ("left", slice(4)), ("right", slice(4, 8)), ("whole", slice(8))))
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.5
+    divided = generate([left, right], images, ["stage"] * 2, steps=60, combine="against")
+    assert (divided.member_loss[-1, 0] < 0.01).all() and (divided.member_loss[-1, 1] > 0.99).all()
+    assert (divided.images - images)[..., :4].abs().max() < 0.01
+    stuck = generate([left, whole], images, ["stage"] * 2, steps=60, combine="against")
+    same = generate([left, left], images, ["stage"] * 2, steps=60, combine="against")
+    assert (stuck.member_loss[-1, 0] < 0.02).all() and (stuck.member_loss[-1, 1] > 0.9).all()
+    torch.testing.assert_close(same.member_loss[-1, 0], same.member_loss[-1, 1])
+    assert (same.loss[-1] == pytest.approx(0.5 ** 0.5, abs=0.02))  # the least of x^2 + (1 - x)^2
+
+
+def test_a_controversial_metamer_passes_for_one_network_and_is_far_for_another(samples):
+    one, other = load_model("zoo/vgg-robust-0"), load_model("zoo/convnext-standard-0")
+    null = load_null(one, "features")
+    divided = generate([one, other], samples[:4], ["features"] * 2, steps=80, combine="against")
+    plain = generate(one, samples[:4], "features", steps=80)
+    assert judge(one, "features", divided, null)["passed"].sum() >= 3
+    theirs = load_null(other, "features")
+    near, far = (judge(other, "features", made, theirs)["pearson"].mean()
+                 for made in (plain, divided))
+    assert far < near - 0.1
+
+
 # --- Joint metamers -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("combine", TOGETHER)
 def test_a_joint_metamer_matches_every_member(combine, pair, samples):
     rule = "adam" if combine in ("normalised", "projected") else "spectral_lbfgs"
     nulls = [null_distribution(model, "2", samples) for model in pair]

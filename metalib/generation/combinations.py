@@ -4,7 +4,8 @@ Each is a function of the losses (N, B) and the gradients (N, B, 3, H, W) of N m
 It returns what an update rule is given: a loss (B,) and a gradient (B, 3, H, W). Images are not
 mixed.
 
-The power means are functions of the image, and the gradient that they return is their own.
+The power means and *against* are functions of the image, and the gradient that they return is their
+own. *against* takes the first model's part against all others; to the other ways models are alike.
 *normalised* and *projected* return a direction that is not the gradient of any function: they suit
 first-order rules such as "adam", not the line search of "lbfgs".
 
@@ -13,6 +14,7 @@ To add one, write such a function and name it in `COMBINATIONS`.
 
 from collections.abc import Callable
 from functools import partial, reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +66,30 @@ def projected(losses: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     return _mean(losses), _mean(torch.stack(directions)).view_as(gradients[0])
 
 
-def _sum(values: Tensor) -> Tensor:
+def against(
+    losses: Tensor, gradients: Tensor, *, apart: float = 1.0, weight: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """A match to the first model that the others tell from the reference: a controversial metamer.
+
+    After Golan et al. 2020 (doi:10.1073/pnas.1912334117), who divide two classifiers, and the MAD
+    competition (Wang & Simoncelli 2008, doi:10.1167/8.12.8). The loss is the root of the squared
+    loss of the first model plus `weight` times the mean square of what the others' losses lack of
+    `apart`. It is 0 where the first one matches and the others are as far away as that.
+
+    Args:
+        losses, gradients: see the module's text; the model to match comes first.
+        apart: the loss of the others that is enough. At 1, activations are as far from those of
+            the reference as zeros are; unrelated images lie about there.
+        weight: of the others.
+    """
+    lack = (apart - losses[1:]).clamp_min(0)
+    share = weight / max(len(lack), 1)
+    loss = (losses[0].square() + share * _sum([torch.zeros_like(losses[0]), *lack.square()])).sqrt()
+    slopes = torch.cat([losses[:1], -share * lack]) / loss.clamp_min(1e-30)
+    return loss, _sum(_each(slopes, gradients) * gradients)
+
+
+def _sum(values: Any) -> Tensor:
     """The sum over models (N, ...), one after the other.
 
     Tensor.sum rounds in an order that depends on the number of images, and an image must not depend
@@ -88,4 +113,5 @@ COMBINATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "worst": partial(power_mean, power=8),
     "normalised": normalised,
     "projected": projected,
+    "against": against,
 }

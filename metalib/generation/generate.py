@@ -87,7 +87,8 @@ def generate(
             soon as it, rounded to 8 bits, passes. None does all steps.
         check_every: how many evaluations apart images that are done leave the batch.
         combine: how the losses of several models become one, a name in
-            `metalib.generation.combinations.COMBINATIONS`.
+            `metalib.generation.combinations.COMBINATIONS`. "against" divides models: the first one
+            is matched, and the others are to tell the image from its reference.
         device: where to compute, such as "cuda"; the models are moved there. None leaves them
             where they are.
         compute: precision, batch size and the like, see `Compute`.
