@@ -143,7 +143,8 @@ def representation_test(
         of the latter, `identification_p`; for each of `SECOND_ORDER`, the correlation between the
         dissimilarity matrices of references and of metamers or debiased CKA, with interval,
         p-value permuting stimuli (Mantel) and within classes (`_p_within`); `cka_score`, which is
-        0 at the mean of the permutations and 1 at identity.
+        0 at the mean of the permutations and 1 at identity. `cka` of metamers of another network is
+        the observer's STIR with respect to it (Nanda et al. 2022, arXiv:2206.11939), debiased.
 
     Raises:
         ValueError: an unknown stage or null, images without labels for "same-class", sets of
