@@ -1,13 +1,16 @@
 """Images made as metamers for people are, shown to networks: what they save, and what they give up.
 
-    by_method(table, generator="zoo/vgg-robust-0")      # a row for each method
-    by_stage(table, value="scaled_match")               # and by stage and training of observers
-    half_scales(table, scale="scale")                   # up to which windows half a match is left
+    by_method(table)                       # a row for each method
+    by_stage(table, value="scaled_match")  # and by stage and training of observers
+    half_scales(table, scale="scale")      # up to which windows half a match is left
+    left(table, methods=["texform"], stage="features", beyond="noise")  # with an interval
 
-Tables are those of `metalib.tasks.human`, of several methods or scales. Intervals (95 %) are over
-observers and images.
+Tables are those of `metalib.tasks.human`, of several methods or scales. Where they have a column
+`generator`, iterative metamers are told apart by its training, and it is no observer of its own.
+Intervals (95 %) are over observers and images.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +23,24 @@ from metalib.evaluation.reference import standard_first
 VISION = "early vision"  # the observer that pools texture statistics
 
 
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose methods are named with the training of the generator, where there is one."""
+    if "generator" not in table:
+        return table
+    training = table["generator"].str.split("-").str[-2]
+    return table.assign(method=table["method"].where(
+        training.isna(), table["method"] + ", " + training.fillna("")))
+
+
 def of_networks(table: pd.DataFrame, *, comparison: str = "reference", **values: str) -> Any:
-    """Rows of networks, and of a comparison; `values` are those of further columns.
+    """Rows of other networks, and of a comparison; `values` are those of further columns.
 
     Raises:
         ValueError: there is no such row.
     """
     rows: Any = table[(table["observer"] != VISION) & (table["comparison"] == comparison)]
+    if "generator" in rows:
+        rows = rows[rows["observer"] != rows["generator"]]
     for name, value in values.items():
         rows = rows[rows[name] == value]
     if rows.empty:
@@ -35,13 +49,12 @@ def of_networks(table: pd.DataFrame, *, comparison: str = "reference", **values:
     return rows
 
 
-def by_method(table: pd.DataFrame, *, stage: str = "features", generator: str = "") -> pd.DataFrame:
+def by_method(table: pd.DataFrame, *, stage: str = "features") -> pd.DataFrame:
     """What a method takes, and what is left of the reference at a stage.
 
     Args:
         table: with the column `method`.
         stage: of the networks.
-        generator: the network of "iterative", which is no observer of its own metamers.
 
     Returns:
         A row for each `method`: `evaluations` and `seconds` of an image; its `distance` from the
@@ -50,8 +63,8 @@ def by_method(table: pd.DataFrame, *, stage: str = "features", generator: str = 
         the reference, `agrees`; and the scaled match in the model of early vision, `vision`, with
         the share (%) that passes there, `vision_passed`; missing where it did not look.
     """
+    table = named(table)
     rows = of_networks(table, stage=stage)
-    rows = rows[~((rows["method"] == "iterative") & (rows["observer"] == generator))]
     sight: Any = table[(table["observer"] == VISION) & (table["comparison"] == "reference")]
     sight = sight.groupby("method", sort=False)[["scaled_match", "passed"]].mean()
     found = []
@@ -70,7 +83,6 @@ def by_method(table: pd.DataFrame, *, stage: str = "features", generator: str = 
 
 def by_stage(
     table: pd.DataFrame, *, value: str = "scaled_match", comparison: str = "reference",
-    generator: str = "",
 ) -> pd.DataFrame:
     """Means over networks of a training and images, by method, training and stage.
 
@@ -78,13 +90,11 @@ def by_stage(
         table: with the column `method`.
         value: "scaled_match", "passed" or "agrees".
         comparison: "reference" or "synthesis".
-        generator: as in `by_method`.
 
     Returns:
         A row for each `training` and `method`, a column for each stage.
     """
-    rows = of_networks(table, comparison=comparison)
-    rows = rows[~((rows["method"] == "iterative") & (rows["observer"] == generator))]
+    rows = of_networks(named(table), comparison=comparison)
     rows = rows.assign(value=rows[value].astype(float))
     stages = rows.drop_duplicates("stage").sort_values("depth")["stage"]
     wide = rows.pivot_table("value", ["training", "method"], "stage", sort=False)
@@ -111,3 +121,79 @@ def half_scales(
               **half_scale(part, scale=scale, value=value, **options)}
              for (training, stage), part in rows.groupby(["training", "stage"], sort=False)]
     return standard_first(pd.DataFrame(found).sort_values("depth", kind="stable"), "training")
+
+
+# --- Estimates for claims -----------------------------------------------------------------------
+
+def left(
+    table: pd.DataFrame, *, methods: Sequence[str], stage: str, value: str = "scaled_match",
+    beyond: str = "",
+) -> dict[str, Any]:
+    """What networks find of the reference in images of some methods, in the mean.
+
+    Args:
+        table: with the column `method`.
+        methods: which of them.
+        stage: of the networks.
+        value: "scaled_match", "passed" or "agrees".
+        beyond: a method whose value is taken off, by network and image; "" takes none off.
+
+    Returns:
+        `estimate`, `low`, `high`, and the numbers of `observers` and `images`.
+    """
+    rows = of_networks(table, stage=stage)
+    rows = rows.assign(value=rows[value].astype(float))
+    wide: Any = rows.pivot_table("value", "observer", ["method", "image"])
+    mean = sum(wide[method] for method in methods) / len(methods)
+    return _found(mean - wide[beyond] if beyond else mean)
+
+
+def at_all_scales(
+    table: pd.DataFrame, *, stage: str, scale: str, first: str = "robust",
+    second: str = "standard", value: str = "scaled_match", comparison: str = "reference",
+) -> dict[str, Any]:
+    """How much more networks of a training find than those of another, in the mean over scales.
+
+    A network is compared with that of the same architecture and seed.
+
+    Args:
+        table: with a column of scales.
+        stage, scale, value, comparison: as in `half_scales`.
+        first, second: the trainings.
+
+    Returns:
+        `estimate`, `low`, `high`, and the numbers of `observers`, pairs of them, `images` and
+        `scales`.
+    """
+    rows = of_networks(table, comparison=comparison, stage=stage)
+    rows = rows.assign(value=rows[value].astype(float), pair=[
+        name.replace(training, "") for name, training in zip(rows["observer"], rows["training"])])
+    one, other = (rows[rows["training"] == training].pivot_table("value", "pair", "image")
+                  for training in (first, second))
+    return _found(one - other) | {"scales": rows[scale].nunique()}
+
+
+def in_early_vision(table: pd.DataFrame, *, value: str = "passed") -> dict[str, Any]:
+    """What the model of early vision finds of the reference in metamers of networks.
+
+    Args:
+        table: of iterative metamers, with the column `generator`.
+        value: "scaled_match" or "passed".
+
+    Returns:
+        `estimate`, `low`, `high` over generators and images, and the numbers of `generators` and
+        `images`.
+    """
+    rows: Any = table[(table["observer"] == VISION) & (table["comparison"] == "reference")]
+    rows = rows.assign(value=rows[value].astype(float))
+    found = _found(rows.pivot_table("value", "generator", "image"))
+    found["generators"] = found.pop("observers")
+    return found
+
+
+def _found(wide: Any) -> dict[str, Any]:
+    """Mean and interval of values by observer (rows) and image, of those that all have."""
+    values = wide.dropna(axis=1).to_numpy(float)
+    estimate, low, high = mean_interval(values)
+    return {"estimate": estimate, "low": low, "high": high, "observers": values.shape[0],
+            "images": values.shape[1]}
