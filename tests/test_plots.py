@@ -101,8 +101,13 @@ def against_natural(groups, ax):
     plots.against_natural(table, "mean", [0.1, 0.9], by="kind", ax=ax)
 
 
+def critical_windows(groups, ax):
+    table = grid(stage=["a", "b", "c"], training=groups).rename(columns={"mean": "estimate"})
+    plots.critical_windows(table.assign(bound=["", "above", "below"] * len(groups)), ax=ax)
+
+
 SERIES = [share_passed, cost_by_stage, match_by_evaluations, times_fewer, side_by_side, by_stage,
-          by_depth, power_curves, concentration, against_natural]
+          by_depth, power_curves, concentration, against_natural, critical_windows]
 
 
 @COUNTS
@@ -128,6 +133,25 @@ def test_update_rules_look_the_same_in_every_figure(ax):
     for label, found in zip(legend(ax), looks(ax)):
         by_rule.setdefault(label, set()).add(found)
     assert len(by_rule["lbfgs"]) == len(by_rule["adam"]) == 1
+
+
+def test_scales_beyond_those_that_were_tried_are_marked_as_bounds(ax):
+    table = pd.DataFrame({"stage": ["a", "b", "c"], "training": "t", "estimate": [8.0, 2.0, 32.0],
+                          "low": [4.0, 0.0, 16.0], "high": [16.0, 4.0, np.inf],
+                          "bound": ["", "below", "above"]})
+    plots.critical_windows(table, ax=ax)
+    drawn = [line.get_marker() for line in ax.lines if len(line.get_xdata())]
+    assert drawn == ["o", "v", "^"] and ax.get_yscale() == "log"
+    bars = ax.collections[0].get_segments()
+    assert np.isfinite(np.array(bars)).all() and bars[0][:, 1].tolist() == [4, 16]
+
+
+def test_what_methods_keep_is_written_into_the_cells(ax):
+    wide = pd.DataFrame({"training": "t", "method": names(3), "early": [0.1, 0.5, 0.9],
+                         "late": [0.0, 0.3, 1.0]})
+    plots.kept_by_method(wide, ax=ax)
+    assert [float(text.get_text()) for text in ax.texts] == [0.1, 0, 0.5, 0.3, 0.9, 1]
+    assert [label.get_text() for label in ax.get_yticklabels()] == names(3)
 
 
 def test_gaps_are_left_where_a_group_has_no_row(ax):

@@ -19,6 +19,7 @@ from metalib.plots.generation import (
     worse_ends,
 )
 from metalib.plots.hours import machine_hours, seconds_by_operations, speeds
+from metalib.plots.human import critical_windows, kept_by_method
 from metalib.plots.models import accuracy_and_robustness
 from metalib.plots.pictures import metamers_below_references, montage
 from metalib.plots.representation import (
@@ -59,11 +60,11 @@ from metalib.plots.transfer import (
 __all__ = [
     "COLUMN", "KINDS", "LABELS", "LINES", "MARKERS", "PALETTE", "RULES", "Shown",
     "accuracy_and_robustness", "against_natural", "answered", "as_jpeg", "by_depth", "by_stage",
-    "by_threshold", "cases", "clustered", "concentration", "cost_and_distinctness",
-    "cost_by_stage", "discoveries", "displacements", "estimates", "fisher", "heat_maps",
-    "kept_matrix", "kinds_matrix", "look", "machine_hours", "match_by_evaluations",
-    "metamers_below_references", "montage", "null_and_metamers", "observers_by_stages", "pairs",
-    "people_and_networks", "power_curves", "rejection_rates", "seconds_by_operations",
-    "share_passed", "short", "shown", "side_by_side", "similarity_clouds", "speeds", "styled",
-    "times_fewer", "transfer_matrix", "use_style", "worse_ends",
+    "by_threshold", "cases", "clustered", "concentration", "cost_and_distinctness", "cost_by_stage",
+    "critical_windows", "discoveries", "displacements", "estimates", "fisher", "heat_maps",
+    "kept_by_method", "kept_matrix", "kinds_matrix", "look", "machine_hours",
+    "match_by_evaluations", "metamers_below_references", "montage", "null_and_metamers",
+    "observers_by_stages", "pairs", "people_and_networks", "power_curves", "rejection_rates",
+    "seconds_by_operations", "share_passed", "short", "shown", "side_by_side", "similarity_clouds",
+    "speeds", "styled", "times_fewer", "transfer_matrix", "use_style", "worse_ends",
 ]
