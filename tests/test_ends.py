@@ -48,6 +48,29 @@ def test_what_rounding_costs_where_the_published_match_is_not_reached():
     assert found["stages"] == [] and np.isnan(found["before"])
 
 
+def test_evaluations_are_worth_as_many_published_steps_as_are_planted():
+    """Matches of 20 dB after 1,000 steps and of 40 dB after 100,000, linear in the logarithm."""
+    ours, _ = matches({"half": 0.3, "all": 2.0}, {"half": 1, "all": 1})
+    published = pd.DataFrame([
+        {"model": "net", "stage": stage, "image": image, "evaluations": count,
+         "match_db": decibel + own}
+        for stage in ("half", "all") for count, decibel in ((1_000, 20.0), (100_000, 40.0))
+        for image, own in ours[(ours["stage"] == stage) & (ours["evaluations"] == 100)
+                               & (ours["seed"] == 0)].set_index("image")["match_db"].sub(
+                                   30 if stage == "half" else 200).items()])
+    found = ends.worth(ours, published, resamples=100).set_index("stage")
+    assert found["steps"].tolist() == pytest.approx([10_000, 100_000])
+    assert found["times"].tolist() == pytest.approx([100, 1_000])
+    assert found["low"].tolist() == pytest.approx([100, 1_000])  # images differ alike in both
+    assert found.loc["half", "match_db"] == pytest.approx(30, abs=2)
+    mean = ends.worth_in_all(ours, published)
+    assert mean["estimate"] == pytest.approx(np.sqrt(100 * 1_000))
+    assert (mean["lowest"], mean["highest"], mean["of"]) == (
+        pytest.approx(100), pytest.approx(1_000), 2)
+    more = pd.concat([ours.assign(steps=100), ours.assign(steps=50, match_db=0.0)])
+    assert ends.worth(more, published, resamples=0)["times"].tolist() == pytest.approx([100, 1_000])
+
+
 def test_only_images_of_the_published_procedure_count():
     ours, published = matches({"early": 1.0}, {"early": 40})
     few = ends.times_fewer(ours, published[published["image"] < 6], resamples=0)

@@ -1,6 +1,7 @@
 """Where descent ends: evaluations to the published match, and local minima.
 
     times_fewer(match, published)         # evaluations to the published match
+    worth(match, published)               # published steps to a rule's own match
     by_start(minima)                      # how often a start ends clearly worse
 
 Tables are those of the tasks of these names. A match is 20 log10 of the inverse of the loss, in dB.
@@ -167,6 +168,75 @@ def unreached(
     ends: Any = last.merge(cells).groupby(CELL)[["unrounded_db", "match_db"]].median().median()
     return {"stages": [f"{model}, {stage}" for model, stage in cells.itertuples(index=False)],
             "before": float(ends["unrounded_db"]), "after": float(ends["match_db"])}
+
+
+def worth(
+    match: pd.DataFrame, published: pd.DataFrame, rule: str = DEFAULT, *, resamples: int = 1000,
+) -> pd.DataFrame:
+    """How many published steps the evaluations of a rule are worth, whether or not it gets farther.
+
+    That is the number of published steps after which the match of the median image is as close as
+    after all evaluations of the rule, interpolated over the logarithm of steps; of a rule with
+    several numbers of steps, the best. One that gets beyond the published end is worth all of it.
+
+    Args:
+        match, published, rule: as in `times_fewer`.
+
+    Returns:
+        A row per model and stage: `evaluations`, how many the rule has at most; `match_db` of its
+        median image then; `steps`, the published ones; `times`, steps over evaluations, with its
+        95 % bootstrap interval over images, `low` and `high`.
+    """
+    ours, joined, times = _worth(match, published, rule)
+    low, high = bootstrap_interval(joined, times, resamples)
+    found, most = times(joined[:, :, None], axis=-1)[:, 0], match["evaluations"].max()
+    return distinct(published, CELL).assign(
+        evaluations=most, match_db=np.median(ours, axis=(2, 3)).max(axis=1), steps=found * most,
+        times=found, low=low, high=high)
+
+
+def worth_in_all(
+    match: pd.DataFrame, published: pd.DataFrame, rule: str = DEFAULT,
+) -> dict[str, Any]:
+    """The geometric mean of `worth` over stages and models, with an interval over images.
+
+    Returns:
+        `estimate`, `low`, `high`; `lowest` and `highest` of a stage; `evaluations` of the rule, and
+        the numbers `of` stages, of `networks` and of `images`.
+    """
+    _, joined, times = _worth(match, published, rule)
+
+    def mean(values: np.ndarray, axis: int) -> np.ndarray:
+        return np.log(times(values, axis)).mean(0)
+
+    ends = *bootstrap_interval(joined, mean, 1000), mean(joined[:, :, None], axis=-1)[0]
+    low, high, estimate = (float(np.exp(end)) for end in ends)
+    single = times(joined[:, :, None], axis=-1)
+    return {"estimate": estimate, "low": low, "high": high, "lowest": float(single.min()),
+            "highest": float(single.max()), "evaluations": int(match["evaluations"].max()),
+            "of": len(single), **sizes(published)}
+
+
+def _worth(
+    match: pd.DataFrame, published: pd.DataFrame, rule: str,
+) -> tuple[np.ndarray, np.ndarray, Callable[..., np.ndarray]]:
+    """Matches of a rule at its end (cells, budgets, starts, images); these with the published ones
+    in one array, to be resampled; and the function of that which gives `times`.
+    """
+    ours, theirs, counts, their_counts = _matches(match, published, rule)
+    ours, logs = ours[:, :, -1], np.log(their_counts)
+    flat = ours.reshape(len(ours), -1, ours.shape[-1])
+    cut = flat.shape[1]
+
+    def times(values: np.ndarray, axis: int) -> np.ndarray:
+        mine = values[:cut].swapaxes(0, 1).reshape(*ours.shape[:3], *values.shape[2:])
+        mine = np.median(mine.swapaxes(2, -2), axis=(-2, -1)).max(axis=1)
+        curves = np.maximum.accumulate(np.median(values[cut:], axis=-1), axis=0)
+        steps = [np.interp(one, curve, logs) for one, curve in zip(
+            mine.ravel(), curves.reshape(len(logs), -1).T)]
+        return np.exp(np.reshape(steps, mine.shape)) / counts[-1]
+
+    return ours, np.concatenate([flat, theirs], axis=1).swapaxes(0, 1), times
 
 
 def rival_to_match(
