@@ -22,6 +22,7 @@ from conftest import RECIPE, one_thread, small_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
+from scipy import stats
 from torch import distributed, nn
 
 from metalib import (
@@ -37,7 +38,7 @@ from metalib import (
     zoo,
 )
 from metalib.data import to_8_bits
-from metalib.evaluation import joint
+from metalib.evaluation import joint, strangers
 from metalib.evaluation.transfer import RELATIONS, relation
 from metalib.generation.combinations import COMBINATIONS, against
 from metalib.generation.metamers import FILE, export, load, save
@@ -591,6 +592,20 @@ def test_a_planted_gain_is_found(gain):
     assert joint.gain(more, members=2, effort=-1)["estimate"] == found["estimate"]
     with pytest.raises(ValueError, match="no joint or single images of so many members"):
         joint.gain(table, members=4)
+
+
+def test_a_single_draw_speaks_for_its_members_over_observers_and_images():
+    table = planted(0.2, draws=1)
+    table["passed"] += np.random.default_rng(1).normal(0, 0.1, len(table))
+    found = strangers.together(table, value="passed")
+    assert found["low"] < 0.2 < found["high"]
+    assert (found["members"], found["observers"], found["images"]) == (2, 5, 8)
+    of_kind = table.groupby(["kind", "observer", "image"])["passed"].mean()
+    differences = (of_kind["joint"] - of_kind["single"]).unstack()
+    assert found["estimate"] == pytest.approx(differences.to_numpy().mean())
+    one = strangers.together(table[table["observer"] == "o0"], value="passed")
+    theirs = stats.ttest_1samp(differences.loc["o0"], 0).confidence_interval()
+    assert (one["low"], one["high"]) == pytest.approx(tuple(theirs))
 
 
 def test_ratios_of_costs_are_those_planted():
