@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10",
                         help="cifar10, or folder:PATH with the folders train and test")
     parser.add_argument("--steps", type=int, default=4000, help="of the training")
+    parser.add_argument("--batch-size", type=int, default=32, help="images of a step")
     parser.add_argument("--work", type=Path, default=Path(".cache/decoders"),
                         help="where the states of trainings are kept")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -183,7 +184,7 @@ def main() -> None:
     if model.device.type == "cpu":
         keep_freed_memory()
     coder = train_decoder(model, arguments.stage, train, steps=arguments.steps,
-                          work=arguments.work / f"{place.stem}.pt")
+                          batch_size=arguments.batch_size, work=arguments.work / f"{place.stem}.pt")
     model.to("cpu")
     coder.card.update({"data": train.name, "train_sha256": train.sha256} | measured(coder, test))
     save_autoencoder(coder, place)
