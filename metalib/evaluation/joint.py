@@ -153,7 +153,7 @@ def shares(
 
 
 def gain(
-    table: pd.DataFrame, *, members: int, effort: int = 0, value: str = "passed",
+    table: pd.DataFrame, *, members: int = 0, effort: int = 0, value: str = "passed",
     against: str = "single", strangers: bool = False,
 ) -> dict[str, Any]:
     """How much more often a column is true of joint metamers than of another kind of image.
@@ -163,7 +163,7 @@ def gain(
 
     Args:
         table: of the study `joint`.
-        members: the number of members.
+        members: the number of members; 0 takes the largest that there is.
         effort: evaluations of each member; 0 takes the largest number that there is, and -1 the
             smallest.
         value, strangers: as in `shares`.
@@ -191,8 +191,8 @@ def compared(
 ) -> tuple[Any, Any, int, int]:
     """What `gain` compares: shares by draw, observer and image, of joint metamers and others.
 
-    Arguments are those of `gain`; 0 members are as many as most images have. Also returned are the
-    numbers of members and of evaluations of each.
+    Arguments are those of `gain`. Also returned are the numbers of members and of evaluations of
+    each.
     """
     members = members or int(max(table["members"]))
     rows, effort = _at(held_out(table, strangers=strangers), members, effort)

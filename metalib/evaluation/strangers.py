@@ -33,11 +33,12 @@ SERIES = r"(mobilenet_v1)_([\d.]+)"  # an architecture and the share of its chan
 def short(architecture: str) -> str:
     """An architecture in a few letters.
 
-    >>> short("mobilenet_v1_0.25_128"), short("squeezenet1_0_dc"), short("photo-resnet")
-    ('v1_0.25', 'sq_1_0', 'resnet')
+    >>> short("mobilenet_v1_0.25_128"), short("squeezenet1_0_dc"), short("photo-efficientnet")
+    ('v1_0.25', 'sq_1_0', 'effnet')
     """
     name = re.sub(r"^photo-|_\d{3}$|_dc$", "", architecture)
-    return name.replace("squeezenet", "sq_").split("net_")[-1]
+    name = name.replace("squeezenet", "sq_").split("net_")[-1]
+    return name.replace("efficientnet", "effnet")
 
 
 def shortened(table: pd.DataFrame) -> pd.DataFrame:
@@ -209,14 +210,15 @@ def together(table: pd.DataFrame, *, value: str, against: str = "single") -> dic
         table, value, against: as in `metalib.evaluation.joint.gain`, of a study with one draw.
 
     Returns:
-        `estimate` (a difference of shares), `low`, `high`, and the numbers of `members`,
-        `observers` and `images`.
+        `estimate` (a difference of shares), `low`, `high`; `joint` and `other`, the two shares; and
+        the numbers of `members`, `observers` and `images`.
     """
     one, other, members, _ = compared(table, value=value, against=against)
     values: Any = (one - other).dropna().droplevel("draw").unstack("image")
     estimate, low, high = mean_interval(values.to_numpy())
-    return {"estimate": estimate, "low": low, "high": high, "members": members,
-            "observers": len(values), "images": values.shape[1]}
+    return {"estimate": estimate, "low": low, "high": high, "joint": float(one.mean()),
+            "other": float(other.mean()), "members": members, "observers": len(values),
+            "images": values.shape[1]}
 
 
 ORIGINS = ("robust, by others", "robust, bundled", "standard, bundled")  # of generators
