@@ -15,7 +15,7 @@ OBSERVERS = ["zoo/vgg-robust-0", "zoo/resnet-standard-0"]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_is_shown_to_all_stages_of_all(method):
-    table = tasks.human(method, OBSERVERS, generator=OBSERVERS[0], stage="group1", steps=3,
+    table = tasks.human(method, OBSERVERS, generator=OBSERVERS[0], matched="group1", steps=3,
                         n_images=3)
     stages = len(load_model(OBSERVERS[0]).stages)
     compared = {"reference"} if method in ("decoded", "blurred") else {"reference", "synthesis"}
@@ -63,9 +63,9 @@ def test_the_model_of_early_vision_looks_too():
 @pytest.mark.parametrize("given, message", [
     ({"method": "dream"}, "a method is one of texform"), ({"like": "noise"}, "is none of"),
     ({"observers": ["zoo/none"]}, "zoo/none"),
-    ({"method": "iterative", "generator": OBSERVERS[0], "stage": "group9"}, "has no stage")])
+    ({"method": "iterative", "generator": OBSERVERS[0], "matched": "group9"}, "has no stage")])
 def test_what_is_wrong_is_told_before_anything_is_made(given, message):
-    sound = {"method": "noise", "observers": OBSERVERS, "generator": "", "stage": "features",
+    sound = {"method": "noise", "observers": OBSERVERS, "generator": "", "matched": "features",
              "image_set": "cifar10-samples", "split": None, "n_images": 2, "size": 32, "steps": 2,
              "first": 0, "natural": 0, "like": "foveated", "count": 4}
     with pytest.raises(ValueError, match=message):

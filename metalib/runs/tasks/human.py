@@ -47,7 +47,7 @@ class Made(NamedTuple):
 
 
 def check_human(
-    *, method: str, observers: Sequence[str], generator: str, stage: str, image_set: str,
+    *, method: str, observers: Sequence[str], generator: str, matched: str, image_set: str,
     split: str | None, n_images: int, size: int, steps: int, first: int, natural: int, like: str,
     count: int, **_: Any,
 ) -> None:
@@ -59,7 +59,7 @@ def check_human(
     load.entries(observers, images, "observers")
     if method == "iterative":
         entry, = load.entries([generator], images, "generators")
-        check_stage(entry, stage)
+        check_stage(entry, matched)
     for name, number, least in (("steps", steps, 1), ("count", count, 1), ("natural", natural, 0)):
         whole(name, number, least)
     whole("first", first, 0, n_images)
@@ -69,7 +69,7 @@ def check_human(
 def human(
     method: str, observers: Sequence[str], scale: float | None = None, count: int = 4,
     fixation: Sequence[float] | None = None, encoder: str | None = None, generator: str = "",
-    stage: str = "features", steps: int = 100, like: str = "foveated",
+    matched: str = "features", steps: int = 100, like: str = "foveated",
     image_set: str = "cifar10-samples", split: str | None = None, n_images: int = 10,
     size: int | None = None, seed: int = 0, natural: int = 0,
     vision: Mapping[str, Any] | None = None, first: int = 0,
@@ -85,7 +85,7 @@ def human(
         scale, count, fixation: of pooling windows: log-polar ones of a scale around a gaze, or
             without a scale `count` by `count` equal ones.
         encoder: of "foveated", see `metalib.feedforward.foveated`.
-        generator, stage: of "iterative".
+        generator, matched: the network of "iterative", and its stage.
         steps: gradient evaluations of "iterative" and "texform".
         like: the method that controls are like.
         image_set, split, n_images, size, seed: the references, as in `load_images`.
@@ -107,7 +107,7 @@ def human(
 
     def make(name: str, number: int) -> Made:
         return _made(name, images, windows, number, encoder=encoder, generator=generator,
-                     stage=stage, steps=steps, like=like)
+                     matched=matched, steps=steps, like=like)
 
     made = make(method, seed)
     again = make(method, seed + 1) if method not in ("decoded", "blurred") else None
@@ -124,12 +124,12 @@ def human(
 
 def _made(
     name: str, images: ImageSet, windows: dict[str, Any], seed: int, *, encoder: str | None,
-    generator: str, stage: str, steps: int, like: str,
+    generator: str, matched: str, steps: int, like: str,
 ) -> Made:
     began, evaluations = time.perf_counter(), 0
     if name in CONTROLS:
         target = _made(like, images, windows, seed, encoder=encoder, generator=generator,
-                       stage=stage, steps=steps, like="").pictures
+                       matched=matched, steps=steps, like="").pictures
         pictures = (_blurred_like(images, target) if name == "blurred" else perturbation(
             images.images, rms_distance(target, images.images), seed=seed))
     elif name in ("foveated", "decoded"):
@@ -141,7 +141,7 @@ def _made(
         pictures, evaluations = start_images(
             "texform", images, seed=seed, steps=steps, **windows), steps
     else:
-        found = generate(load_model(generator), images, stage, steps=steps, seed=seed)
+        found = generate(load_model(generator), images, matched, steps=steps, seed=seed)
         pictures, evaluations = found.images, steps
     assert pictures is not None
     return Made(to_8_bits(pictures), evaluations, (time.perf_counter() - began) / len(images))
