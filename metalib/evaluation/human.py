@@ -191,6 +191,18 @@ def in_early_vision(table: pd.DataFrame, *, value: str = "passed") -> dict[str, 
     return found
 
 
+def vision_by_stage(table: pd.DataFrame, *, value: str = "passed") -> pd.DataFrame:
+    """`in_early_vision`, by the training of the generator and the stage that was matched.
+
+    Returns:
+        A row for each `training` and `matched`, with `estimate`, `low` and `high`.
+    """
+    training = table["generator"].str.split("-").str[-2]
+    found = [{"training": kind, "matched": matched, **in_early_vision(part, value=value)}
+             for (kind, matched), part in table.groupby([training, "matched"], sort=False)]
+    return standard_first(pd.DataFrame(found), "training")
+
+
 def _found(wide: Any) -> dict[str, Any]:
     """Mean and interval of values by observer (rows) and image, of those that all have."""
     values = wide.dropna(axis=1).to_numpy(float)
