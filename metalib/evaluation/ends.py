@@ -213,7 +213,7 @@ def worth_in_all(
     low, high, estimate = (float(np.exp(end)) for end in ends)
     single = times(joined[:, :, None], axis=-1)
     return {"estimate": estimate, "low": low, "high": high, "lowest": float(single.min()),
-            "highest": float(single.max()), "evaluations": int(match["evaluations"].max()),
+            "highest": float(single.max()), "evaluations": int(max(match["evaluations"])),
             "of": len(single), **sizes(published)}
 
 
