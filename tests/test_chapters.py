@@ -80,7 +80,10 @@ def run(monkeypatch):
 @pytest.mark.parametrize("profile", SMALLEST, ids=lambda path: path.stem)
 def test_chapters_compute_their_own_tables_at_the_smallest_scale(run, profile):
     """As `papermill -p source compute` does; every number in the text is computed, too."""
-    found = run(int(profile.stem[:2]), **{"source": "compute", **read_yaml(profile)})
+    parameters = read_yaml(profile)
+    assert parameters.get("source", "compute") == "compute"
+    parameters = chapters.check_parameters(ROOT / "notebooks" / f"{profile.stem}.ipynb", parameters)
+    found = run(int(profile.stem[:2]), **parameters)
     assert not found.lacking and found.figures > 0
 
 

@@ -231,15 +231,15 @@ def right(samples):
     return lambda model: samples[model(samples.images).argmax(1) == samples.labels][:5]
 
 
-@pytest.mark.parametrize("number, name", enumerate(list_models(zoo.SMALL)))
-def test_metamers_pass_the_criterion(number, name, right):
+@pytest.mark.parametrize("name", list_models(zoo.SMALL))
+def test_metamers_pass_the_criterion_at_every_stage(name, right):
     """Within 200 evaluations, all but at most one of five do.
 
-    Their references are images that the model classifies correctly. Of the second seeds the hardest
-    stage is looked at, of the first ones a third of the stages each: all stages of an architecture.
+    Their references are images that the model classifies correctly. Of the second seeds only the
+    hardest stage is looked at.
     """
     model = load_model(name)
-    for stage in model.stages[number // 2 % 3::3] if name.endswith("0") else ("features",):
+    for stage in model.stages if name.endswith("0") else ("features",):
         null, images = load_null(model, stage), right(model)
         judged = judge(model, stage, generate(model, images, stage, steps=200, stop=null), null)
         assert judged["passed"].sum() >= len(images) - 1, stage

@@ -102,9 +102,12 @@ def _needed(ours: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> np.ndarra
 
 
 def _joined(ours: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Both in one array (everything else + 1, cells, images), to be resampled together."""
-    flat = ours.reshape(len(ours), -1, ours.shape[-1])
-    return np.concatenate([flat, ends[:, None]], axis=1).swapaxes(0, 1)
+    """Both in one array (everything else, cells, images), to be resampled together.
+
+    `ends` are (cells, images), or (cells, U, images), the whole published course.
+    """
+    both = [each.reshape(len(each), -1, each.shape[-1]) for each in (ours, ends)]
+    return np.concatenate(both, axis=1).swapaxes(0, 1)
 
 
 def _apart(values: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -209,10 +212,10 @@ def worth_in_all(
     def mean(values: np.ndarray, axis: int) -> np.ndarray:
         return np.log(times(values, axis)).mean(0)
 
-    ends = *bootstrap_interval(joined, mean, 1000), mean(joined[:, :, None], axis=-1)[0]
-    low, high, estimate = (float(np.exp(end)) for end in ends)
+    low, high = np.exp(bootstrap_interval(joined, mean, 1000))
     single = times(joined[:, :, None], axis=-1)
-    return {"estimate": estimate, "low": low, "high": high, "lowest": float(single.min()),
+    return {"estimate": float(np.exp(np.log(single).mean())), "low": float(low),
+            "high": float(high), "lowest": float(single.min()),
             "highest": float(single.max()), "evaluations": int(max(match["evaluations"])),
             "of": len(single), **sizes(published)}
 
@@ -225,18 +228,17 @@ def _worth(
     """
     ours, theirs, counts, their_counts = _matches(match, published, rule)
     ours, logs = ours[:, :, -1], np.log(their_counts)
-    flat = ours.reshape(len(ours), -1, ours.shape[-1])
-    cut = flat.shape[1]
 
     def times(values: np.ndarray, axis: int) -> np.ndarray:
-        mine = values[:cut].swapaxes(0, 1).reshape(*ours.shape[:3], *values.shape[2:])
+        mine, course = values[:-len(logs)].swapaxes(0, 1), values[-len(logs):]
+        mine = mine.reshape(*ours.shape[:3], *values.shape[2:])
         mine = np.median(mine.swapaxes(2, -2), axis=(-2, -1)).max(axis=1)
-        curves = np.maximum.accumulate(np.median(values[cut:], axis=-1), axis=0)
+        curves = np.maximum.accumulate(np.median(course, axis=-1), axis=0)
         steps = [np.interp(one, curve, logs) for one, curve in zip(
             mine.ravel(), curves.reshape(len(logs), -1).T)]
         return np.exp(np.reshape(steps, mine.shape)) / counts[-1]
 
-    return ours, np.concatenate([flat, theirs], axis=1).swapaxes(0, 1), times
+    return ours, _joined(ours, theirs), times
 
 
 def rival_to_match(

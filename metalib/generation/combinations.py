@@ -14,7 +14,6 @@ To add one, write such a function and name it in `COMBINATIONS`.
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,13 +82,13 @@ def against(
         weight: of the others.
     """
     lack = (apart - losses[1:]).clamp_min(0)
-    share = weight / max(len(lack), 1)
-    loss = (losses[0].square() + share * _sum([torch.zeros_like(losses[0]), *lack.square()])).sqrt()
+    share = weight / len(lack)
+    loss = (losses[0].square() + share * _sum(lack.square())).sqrt()
     slopes = torch.cat([losses[:1], -share * lack]) / loss.clamp_min(1e-30)
     return loss, _sum(_each(slopes, gradients) * gradients)
 
 
-def _sum(values: Any) -> Tensor:
+def _sum(values: Tensor) -> Tensor:
     """The sum over models (N, ...), one after the other.
 
     Tensor.sum rounds in an order that depends on the number of images, and an image must not depend
