@@ -3,9 +3,20 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
+from metalib import wrap_model
 from metalib.evaluation import critical
-from metalib.evaluation.critical import critical_scale, critical_scales, curve, half_scale
+from metalib.evaluation.critical import (
+    critical_scale,
+    critical_scales,
+    curve,
+    half_scale,
+    pooling_scale,
+)
+from metalib.metrics import pearson
+from metalib.models.windows import log_polar
 
 SCALES = np.geomspace(0.125, 2, 9)
 
@@ -109,3 +120,51 @@ def test_half_a_match_beyond_the_scales_is_a_bound(fall, bound, end):
 def test_half_a_match_needs_all_images_at_all_scales():
     with pytest.raises(ValueError, match="the same images at two or more"):
         half_scale(graded().iloc[1:])
+
+
+# --- A network that pools in known windows ------------------------------------------------------
+
+class Pools(nn.Module):
+    """Means of luminance in windows, of equal variance for noise."""
+
+    def __init__(self, windows):
+        super().__init__()
+        weights = windows.weights.flatten(1)
+        self.means = nn.Linear(weights.shape[1], len(weights), bias=False)
+        self.means.weight.data = weights / torch.linalg.vector_norm(weights, dim=1, keepdim=True)
+
+    def forward(self, images):
+        return self.means(images.mean(1).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def pooled():
+    """Noise, and by scale other noise that has its means in log-polar windows of this scale."""
+    side, random = 128, torch.Generator().manual_seed(0)
+    references, others = (
+        (0.5 + 0.1 * torch.randn(6, side * side, generator=random, dtype=torch.float64)).clamp(0, 1)
+        for _ in range(2))
+    found = {}
+    for scale in np.geomspace(0.24, 1.2, 8):
+        weights = log_polar(side, float(scale)).weights.flatten(1).double()
+        missing = weights @ (references - others).T
+        found[float(scale)] = others + (
+            weights.T @ torch.linalg.lstsq(weights @ weights.T, missing).solution).T
+    as_images = {scale: one.clamp(0, 1).float().view(-1, 1, side, side).expand(-1, 3, -1, -1)
+                 for scale, one in {0: references, **found}.items()}
+    return as_images.pop(0), as_images
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.4, 0.5, 0.6])
+def test_the_scale_of_a_network_that_pools_is_recovered(scale, pooled):
+    references, syntheses = pooled
+    model = wrap_model(Pools(log_polar(references.shape[-1], scale)), stages=["means"],
+                       mean=(0.5,) * 3, std=(0.1,) * 3, input_size=references.shape[-1])
+    wanted = model.activations(references, "means")
+    table = pd.concat([pd.DataFrame({
+        "observer": "planted", "image": range(len(images)), "scale": tried,
+        "scaled_match": pearson(model.activations(images, "means"), wanted).numpy()})
+        for tried, images in syntheses.items()])
+    found = pooling_scale(table, resamples=20)
+    assert found["estimate"] == pytest.approx(scale, rel=0.1) and found["bound"] == ""
+    assert found["estimate"] == half_scale(table, resamples=20)["estimate"] / critical.HALF_AT

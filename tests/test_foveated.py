@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from conftest import small_network
+from torch import nn
 
 from metalib import Metamers, load_images, load_model, wrap_model
 from metalib.generation import decoder as decoders
@@ -191,8 +192,25 @@ def test_without_a_name_the_decoder_for_the_size_is_taken(samples):
                     for scale in (0.3, 1.0))
     near, far = (rms_distance(one.images, one.references) for one in (fine, coarse))
     assert (near < far).all() and (rms_distance(fine.decoded, fine.references) < near).all()
-    with pytest.raises(ValueError, match="bundled decoders make images of 32"):
-        foveated(load_images("imagenet-samples", n=1, size=48))
+    with pytest.raises(ValueError, match="at least 32 pixels a side, not of 24 x 24"):
+        foveated(load_images("imagenet-samples", n=1, size=24))
+
+
+def test_convolutions_take_images_of_other_sizes():
+    """By a decoder of the largest size that is no larger; where there is a map for all places."""
+    images = load_images("imagenet-samples", n=2, size=48)
+    coder = load_autoencoder("zoo/vgg-standard-0")
+    made = foveated(images, scale=None, count=2)
+    assert made.recipe["encoder"] == coder.model.name and made.images.shape == images.images.shape
+    assert rms_distance(made.decoded, images.images).max() < 0.15
+    with pytest.raises(ValueError, match="multiples of 2 .* not of 49 x 49"):
+        foveated(load_images("imagenet-samples", n=1, size=49), encoder=coder)
+    with pytest.raises(ValueError, match="in \\[0, 1\\]"):
+        foveated(images.images * 300, encoder=coder)
+    same = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1))
+    model = wrap_model(same, stages=["1"], input_size=32, mean=(0.4,) * 3, std=(0.2,) * 3)
+    with pytest.raises(ValueError, match="makes images of 32 pixels"):
+        foveated(images, encoder=Autoencoder(model, "1", Decoder((8, 8, 8), 32)))
 
 
 def test_an_unknown_encoder_lists_the_bundled_ones():

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.cluster import hierarchy
 
 from metalib import plots
+from metalib.models.windows import uniform
 from metalib.plots.style import PALETTE_PNG
 
 COUNTS = pytest.mark.parametrize("count", [1, 2, 5, 28])
@@ -152,6 +153,18 @@ def test_what_methods_keep_is_written_into_the_cells(ax):
     plots.kept_by_method(wide, ax=ax)
     assert [float(text.get_text()) for text in ax.texts] == [0.1, 0, 0.5, 0.3, 0.9, 1]
     assert [label.get_text() for label in ax.get_yticklabels()] == names(3)
+
+
+def test_windows_are_outlined_where_they_meet(ax):
+    """Two by two of them meet in the middle of the picture; without one they are on white."""
+    plots.pooling_windows(uniform(16, 2), np.zeros((3, 16, 16)), ax=ax)
+    assert ax.get_title() == "uniform, 2 by 2: 4 windows" and not ax.images[0].get_array().any()
+    outlines = [path.vertices for lines in ax.collections for path in lines.get_paths()]
+    assert len(outlines) == 2 * 4  # each is drawn twice, in white and in black
+    for outline in outlines:
+        assert np.isclose(outline, 7.5).any(1).sum() >= 2
+    plots.pooling_windows(uniform(16, 2), ax=ax)
+    assert ax.images[-1].get_array().min() == 1
 
 
 def test_gaps_are_left_where_a_group_has_no_row(ax):

@@ -3,6 +3,7 @@
     critical_scale(rows)                       # of one stage of one network
     critical_scales(table, ["observer", "stage", "comparison"])
     half_scale(rows)                           # where half of a graded match is left
+    pooling_scale(rows)                        # the windows of an observer that keeps as much
 
 The share of images that pass falls as windows grow. A psychometric function says where: its
 midpoint is the critical scale, and its lapse rate the share of images that pass at no scale, since
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import optimize
+
+HALF_AT = 1.25  # the scale at which half a match is left to an observer that pools, over its own
 
 
 def critical_scale(
@@ -118,6 +121,25 @@ def half_scale(
     return {"estimate": 2.0 ** np.clip(found, octaves[0], octaves[-1]), "low": 2.0 ** low,
             "high": 2.0 ** high, "bound": bound, "scales": len(octaves),
             "observers": len(observers), "images": len(images)}
+
+
+def pooling_scale(table: pd.DataFrame, **options: Any) -> dict[str, Any]:
+    """The scale of windows in which an observer would pool that keeps as much of a match.
+
+    An observer that takes local means in log-polar windows, with overlaps as here, has half of the
+    match left when images have the means of windows 1.25 times as large as its own, whatever their
+    scale is. This was measured on such observers, and is what a test recovers within 10 %. Windows
+    that do not overlap would be nested, and lose half at the square root of two: 1 less the square
+    of the ratio of scales is lost, which is how Freeman & Simoncelli 2011 fit the scale of people.
+
+    Args:
+        table, **options: as of `half_scale`, for a share of one half.
+
+    Returns:
+        What `half_scale` gives, with `estimate`, `low` and `high` over 1.25.
+    """
+    found = half_scale(table, **options)
+    return found | {name: found[name] / HALF_AT for name in ("estimate", "low", "high")}
 
 
 def _crossing(mean: np.ndarray, octaves: np.ndarray, share: float) -> float:

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from metalib.data import check_range
 from metalib.models.model import Model
 from metalib.models.registry import load_model
 from metalib.store import save_tensors, sha256
@@ -92,6 +93,28 @@ class Autoencoder:
     stage: str
     decoder: Decoder
     card: dict = field(default_factory=dict)
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise a ValueError unless images (B, 3, H, W) can be encoded and decoded.
+
+        They are as the network takes them; or of another size, if its layers up to the stage are
+        convolutions, which map all sizes alike, and maps are to the images what they are there.
+        """
+        side, own = self.model.input_size, self.model.shapes[self.stage][1:]
+        if tuple(images.shape[2:]) == (side, side):
+            return self.model.check_images(images)
+        check_range(images)
+        factor, sides = side // own[0], tuple(images.shape[2:])
+        try:
+            with torch.no_grad():
+                found = tuple(self.encode(images[:1].to(self.model.device)).shape[2:])
+        except (RuntimeError, ValueError, AssertionError):  # as of weights for each place
+            found = ()
+        if found != tuple(one / factor for one in sides):
+            raise ValueError(
+                f"the decoder of {self.model.name} at {self.stage} makes images of {side} pixels "
+                f"a side, or of multiples of {factor} if that network takes them, not of "
+                f"{sides[0]} x {sides[1]}; resize the images")
 
     def encode(self, images: Tensor) -> Tensor:
         """Maps (B, C, h, w) of images (B, 3, H, W) in [0, 1]."""
@@ -172,7 +195,8 @@ def autoencoder_of(wanted: str | Autoencoder | None, sides: tuple[int, ...]) -> 
     """An Autoencoder as it is, a bundled one by the name of its network, or one for images.
 
     Args:
-        wanted: which; None for the first bundled one that takes images of these sides.
+        wanted: which; None for the bundled one that was trained on the largest images that are no
+            larger than these.
         sides: (height, width) of images.
 
     Raises:
@@ -182,12 +206,13 @@ def autoencoder_of(wanted: str | Autoencoder | None, sides: tuple[int, ...]) -> 
         return wanted
     if wanted is None:
         here = list_autoencoders()
-        wanted = next((one["model"] for one in here if sides == (one["side"],) * 2), None)
-        if wanted is None:
-            known = sorted({one["side"] for one in here})
-            raise ValueError(f"bundled decoders make images of {', '.join(map(str, known))} pixels "
-                             f"a side, not of {sides[0]} x {sides[1]}; resize the images, or pass "
-                             "an encoder of train_decoder (metalib.runs.train_decoder)")
+        small = [one for one in here if one["side"] <= min(sides)]
+        if not small:
+            least = min(one["side"] for one in here)
+            raise ValueError(f"bundled decoders make images of at least {least} pixels a side, not "
+                             f"of {sides[0]} x {sides[1]}; resize the images, or pass an encoder "
+                             "of train_decoder (metalib.runs.train_decoder)")
+        wanted = max(small, key=lambda one: one["side"])["model"]
     return load_autoencoder(wanted)
 
 

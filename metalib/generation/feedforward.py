@@ -76,12 +76,14 @@ def foveated(
     Deza, Jonnalagadda & Eckstein 2018, arXiv:1705.10041: see `metalib.generation.foveation`.
 
     Args:
-        images: (B, 3, H, W) in [0, 1], of the size that the encoder takes.
+        images: (B, 3, H, W) in [0, 1], of a size that the encoder takes, see
+            `metalib.generation.decoder.Autoencoder`.
         scale: of log-polar windows; None takes `count` by `count` equal ones.
         fixation: (row, column) of the gaze in pixels; None for the centre.
         count: of equal windows along a side.
         encoder: a network for a decoder of which is bundled, by name; an Autoencoder, of
-            `metalib.runs.train_decoder`; None for the bundled one of images of this size.
+            `metalib.runs.train_decoder`; None for the bundled one of the largest images that are no
+            larger than these.
         seed: of the noise, together with each reference's pixels.
 
     Returns:
@@ -89,7 +91,7 @@ def foveated(
         of the references' own features, with which metamers are to be compared as well.
 
     Raises:
-        ValueError: no such decoder, or images of another size than the encoder takes.
+        ValueError: no such decoder, or images of a size that the encoder does not take.
         FileNotFoundError: the encoder is not on this machine.
 
     Example:
@@ -100,7 +102,6 @@ def foveated(
     """
     references = pixels(images)
     coder = autoencoder_of(encoder, tuple(references.shape[2:]))
-    coder.model.check_images(references)
     windows = layout_of(tuple(references.shape[2:]), scale, fixation, count)
     began = time.perf_counter()
     made = restyle(references, [image_generator(one, seed) for one in references], coder, windows)

@@ -30,7 +30,11 @@ def restyle(
         generators: a random generator for each, of its noise.
         coder: the encoder and the decoder.
         windows: in which statistics are taken.
+
+    Raises:
+        ValueError: images of a size that the coder does not take.
     """
+    coder.check_images(references)
     noise = torch.stack([coloured_noise(one, generator)
                          for one, generator in zip(references.cpu(), generators)])
     content, grains = (coder.encode(one.to(coder.model.device)) for one in (references, noise))

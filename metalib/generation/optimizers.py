@@ -335,8 +335,11 @@ def _quasi_newton(
 
 
 def _free(point: Tensor, slope: Tensor) -> Tensor:
-    """Which pixels descent would not push out of the box."""
-    return ~(((point <= 0) & (slope > 0)) | ((point >= 1) & (slope < 0)))
+    """Which pixels descent would not push out of the box, as 0 or 1.
+
+    They are floats, since products with booleans take twice as long on a CPU.
+    """
+    return (~(((point <= 0) & (slope > 0)) | ((point >= 1) & (slope < 0)))).to(point.dtype)
 
 
 def _trial(state: dict[str, Tensor], direction: Tensor, free: Tensor) -> Tensor:

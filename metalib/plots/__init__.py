@@ -19,7 +19,7 @@ from metalib.plots.generation import (
     worse_ends,
 )
 from metalib.plots.hours import machine_hours, seconds_by_operations, speeds
-from metalib.plots.human import critical_windows, kept_by_method
+from metalib.plots.human import critical_windows, kept_by_method, pooling_windows
 from metalib.plots.models import accuracy_and_robustness
 from metalib.plots.pictures import metamers_below_references, montage
 from metalib.plots.representation import (
@@ -64,7 +64,8 @@ __all__ = [
     "critical_windows", "discoveries", "displacements", "estimates", "fisher", "heat_maps",
     "kept_by_method", "kept_matrix", "kinds_matrix", "look", "machine_hours",
     "match_by_evaluations", "metamers_below_references", "montage", "null_and_metamers",
-    "observers_by_stages", "pairs", "people_and_networks", "power_curves", "rejection_rates",
-    "seconds_by_operations", "share_passed", "short", "shown", "side_by_side", "similarity_clouds",
-    "speeds", "styled", "times_fewer", "transfer_matrix", "use_style", "worse_ends",
+    "observers_by_stages", "pairs", "people_and_networks", "pooling_windows", "power_curves",
+    "rejection_rates", "seconds_by_operations", "share_passed", "short", "shown", "side_by_side",
+    "similarity_clouds", "speeds", "styled", "times_fewer", "transfer_matrix", "use_style",
+    "worse_ends",
 ]

@@ -9,7 +9,29 @@ from matplotlib.axes import Axes
 
 from metalib.plots.style import MARKERS, SHADES, styled
 
+HALF = 0.5  # neighbours meet at half of a window's height
 BOUNDS = {"above": "^", "below": "v"}  # markers of what lies beyond the scales that were tried
+
+
+def pooling_windows(windows: Any, image: Any = None, *, ax: Axes | None = None) -> Axes:
+    """Outlines of pooling windows, at half of their height, over a picture.
+
+    Args:
+        windows: of `metalib.windows`.
+        image: tensor or array (3, H, W) in [0, 1], of their size; None draws them on white.
+    """
+    ax = ax or plt.gca()
+    weights = np.asarray(windows.weights)
+    shown = np.ones((*weights.shape[1:], 3)) if image is None else np.moveaxis(
+        np.asarray(image), 0, -1)
+    ax.imshow(shown)
+    for weight in weights:
+        if weight.min() < HALF < weight.max():
+            for color, width in (("white", 2.2), ("0.15", 0.9)):  # seen on bright and dark places
+                ax.contour(weight, [HALF], colors=color, linewidths=width)
+    ax.set_axis_off()
+    ax.set_title(f"{windows.about['layout']}: {len(windows)} windows", fontsize=9)
+    return ax
 
 
 def kept_by_method(wide: pd.DataFrame, *, bar: bool = True, ax: Axes | None = None) -> Axes:
