@@ -133,7 +133,8 @@ def pooling_scale(table: pd.DataFrame, **options: Any) -> dict[str, Any]:
     of the ratio of scales is lost, which is how Freeman & Simoncelli 2011 fit the scale of people.
 
     Args:
-        table, **options: as of `half_scale`, for a share of one half.
+        table: as of `half_scale`.
+        **options: its keywords, but `share`, which is one half.
 
     Returns:
         What `half_scale` gives, with `estimate`, `low` and `high` over 1.25.
