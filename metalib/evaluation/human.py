@@ -10,7 +10,7 @@ Tables are those of `metalib.tasks.human`, of several methods or scales. Where t
 Intervals (95 %) are over observers and images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,7 @@ def by_stage(
 
 def half_scales(
     table: pd.DataFrame, *, scale: str, value: str = "scaled_match",
-    comparison: str = "reference", find: Callable = half_scale, **options: Any,
+    comparison: str = "reference", **options: Any,
 ) -> pd.DataFrame:
     """At which windows half of the match is left, by training of the networks and stage.
 
@@ -111,35 +111,16 @@ def half_scales(
         table: with a column of scales.
         scale, value: names of columns; the value is 0 for unrelated images and 1 for copies.
         comparison: "reference" or "synthesis".
-        find: `half_scale` or `pooling_scale` of `metalib.evaluation.critical`.
-        **options: its keywords.
+        **options: keywords of `metalib.evaluation.critical.half_scale`.
 
     Returns:
-        A row for each `training` and `stage`, with what it gives.
+        A row for each `training` and `stage`, with what `half_scale` gives.
     """
     rows = of_networks(table, comparison=comparison)
     found = [{"training": training, "stage": stage, "depth": part["depth"].iloc[0],
-              **find(part, scale=scale, value=value, **options)}
+              **half_scale(part, scale=scale, value=value, **options)}
              for (training, stage), part in rows.groupby(["training", "stage"], sort=False)]
     return standard_first(pd.DataFrame(found).sort_values("depth", kind="stable"), "training")
-
-
-def as_coarse_as(table: pd.DataFrame, areas: dict[str, float]) -> pd.DataFrame:
-    """Which stages pool as coarsely as visual areas do, by scales with their intervals.
-
-    Args:
-        table: of `half_scales` with `pooling_scale`.
-        areas: scales, by names of areas.
-
-    Returns:
-        A row for each `training`, and for each area the stages whose interval holds its scale.
-    """
-    found = []
-    for training, rows in table.groupby("training", sort=False):
-        found.append({"training": training, **{name: ", ".join(
-            rows["stage"][(rows["low"] <= scale) & (scale <= rows["high"])]) or "none"
-            for name, scale in areas.items()}})
-    return pd.DataFrame(found)
 
 
 # --- Estimates for claims -----------------------------------------------------------------------
@@ -208,18 +189,6 @@ def in_early_vision(table: pd.DataFrame, *, value: str = "passed") -> dict[str, 
     found = _found(rows.pivot_table("value", "generator", "image"))
     found["generators"] = found.pop("observers")
     return found
-
-
-def vision_by_stage(table: pd.DataFrame, *, value: str = "passed") -> pd.DataFrame:
-    """`in_early_vision`, by the training of the generator and the stage that was matched.
-
-    Returns:
-        A row for each `training` and `matched`, with `estimate`, `low` and `high`.
-    """
-    training = table["generator"].str.split("-").str[-2]
-    found = [{"training": kind, "matched": matched, **in_early_vision(part, value=value)}
-             for (kind, matched), part in table.groupby([training, "matched"], sort=False)]
-    return standard_first(pd.DataFrame(found), "training")
 
 
 def _found(wide: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from metalib.data import ImageSet, load_images, to_8_bits, to_bytes
 from metalib.evaluation.correspondence import relative_depth
 from metalib.evaluation.human import VISION
 from metalib.evaluation.images import image_statistics
-from metalib.evaluation.nulls import load_null, null_distribution, shipped_stages
+from metalib.evaluation.nulls import load_null, null_distribution
 from metalib.evaluation.shown import Observer
 from metalib.generation.feedforward import foveated, one_pass
 from metalib.generation.generate import generate
@@ -176,8 +176,7 @@ def _observers(
     """Models that look, one after the other, with their nulls by stage."""
     for name in names:
         model = load_model(name)
-        yield model, {stage: load_null(model, stage) for stage in model.stages
-                      if stage in shipped_stages(name)}
+        yield model, {stage: load_null(model, stage) for stage in model.stages}
     if natural:
         side = _sides(images)[0]
         others = load_images(image_set, split=split, n=natural, size=side, seed=1)
