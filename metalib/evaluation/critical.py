@@ -127,19 +127,19 @@ def pooling_scale(table: pd.DataFrame, **options: Any) -> dict[str, Any]:
     """The scale of windows in which an observer would pool that keeps as much of a match.
 
     An observer that takes local means in log-polar windows, with overlaps as here, has half of the
-    match left when images have the means of windows 1.25 times as large as its own, whatever their
-    scale is. This was measured on such observers, and is what a test recovers within 10 %. Windows
-    that do not overlap would be nested, and lose half at the square root of two: 1 less the square
-    of the ratio of scales is lost, which is how Freeman & Simoncelli 2011 fit the scale of people.
+    match left when images have the means of windows 1.25 times as large as its own. This was
+    measured on such observers; a test recovers scales from .3 to .6 within 10 %. If smaller windows
+    were parts of larger ones, half would be lost at the square root of two: what is lost would be 1
+    less the square of the ratio of scales, as in Freeman & Simoncelli's fit of people's (2011).
 
     Args:
         table: as of `half_scale`.
-        **options: its keywords, but `share`, which is one half.
+        **options: its keywords but `share`, which is one half.
 
     Returns:
         What `half_scale` gives, with `estimate`, `low` and `high` over 1.25.
     """
-    found = half_scale(table, **options)
+    found = half_scale(table, share=0.5, **options)  # of no other share HALF_AT is known
     return found | {name: found[name] / HALF_AT for name in ("estimate", "low", "high")}
 
 

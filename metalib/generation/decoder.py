@@ -105,16 +105,16 @@ class Autoencoder:
             return self.model.check_images(images)
         check_range(images)
         factor, sides = side // own[0], tuple(images.shape[2:])
+        refusal = (f"the decoder of {self.model.name} at {self.stage} makes images of {side} "
+                   f"pixels a side, or of multiples of {factor} if that network takes them, not of "
+                   f"{sides[0]} x {sides[1]}; resize the images")
         try:
             with torch.no_grad():
-                found = tuple(self.encode(images[:1].to(self.model.device)).shape[2:])
-        except (RuntimeError, ValueError, AssertionError):  # as of weights for each place
-            found = ()
-        if found != tuple(one / factor for one in sides):
-            raise ValueError(
-                f"the decoder of {self.model.name} at {self.stage} makes images of {side} pixels "
-                f"a side, or of multiples of {factor} if that network takes them, not of "
-                f"{sides[0]} x {sides[1]}; resize the images")
+                found = self.encode(images[:1].to(self.model.device))
+        except (RuntimeError, ValueError, AssertionError) as error:  # as of weights by place
+            raise ValueError(f"{refusal} (it says: {error})") from error
+        if tuple(found.shape[2:]) != tuple(one / factor for one in sides):
+            raise ValueError(refusal)
 
     def encode(self, images: Tensor) -> Tensor:
         """Maps (B, C, h, w) of images (B, 3, H, W) in [0, 1]."""

@@ -337,7 +337,7 @@ def _quasi_newton(
 def _free(point: Tensor, slope: Tensor) -> Tensor:
     """Which pixels descent would not push out of the box, as 0 or 1.
 
-    They are floats, since products with booleans take twice as long on a CPU.
+    They are floats, since products with booleans take longer on a CPU.
     """
     return (~(((point <= 0) & (slope > 0)) | ((point >= 1) & (slope < 0)))).to(point.dtype)
 
